@@ -1,0 +1,105 @@
+"""What is new or changed since the parent snapshot; what is not keeps its blobs, unread."""
+
+from __future__ import annotations
+
+import dataclasses
+from array import array
+
+from backupiq.archive.content import ContentState, ContentTable
+from backupiq.archive.inventory import Inventory
+from backupiq.discovery.entry import Directory, EntryKind, FileEntry
+from backupiq.errors import RepositoryDamagedError
+from backupiq.repository.gojson import format_time_ns, parse_time_ns, quote_name
+from backupiq.repository.index import MasterIndex
+from backupiq.repository.pack import BlobType
+from backupiq.repository.reader import BlobReader
+from backupiq.repository.tree import Node
+
+
+@dataclasses.dataclass(slots=True)
+class Changes:
+    """The outcome of the comparison: which files must be read (ordinals ascending, with their sizes), and counts."""
+
+    to_read: array[int] = dataclasses.field(default_factory=lambda: array("Q"))
+    sizes: array[int] = dataclasses.field(default_factory=lambda: array("Q"))
+    files_new: int = 0
+    files_changed: int = 0
+    files_unmodified: int = 0
+    bytes_to_read: int = 0
+    damaged_folders: int = 0
+    """Folders of the parent that could not be loaded; their files are read as if they were new."""
+    parent_trees: dict[bytes, str] = dataclasses.field(default_factory=dict)
+    """Path of a folder to the id of its tree in the parent."""
+
+
+async def find_changes(
+    inventory: Inventory, content: ContentTable, *, reader: BlobReader, index: MasterIndex, parent_tree: str | None
+) -> Changes:
+    """Compare every file with the parent's tree (None: there is no parent) and fill in the content of those unchanged.
+
+    A file is unchanged when size, mtime, ctime and inode are those of the parent and all of its blobs are indexed.
+    """
+    changes = Changes()
+    if parent_tree is not None:
+        changes.parent_trees[b"/"] = parent_tree
+    for first, directory in inventory.directories():
+        nodes = await _parent_nodes(directory, changes, reader)
+        for position, child in enumerate(directory.children):
+            if child.kind != EntryKind.FILE:
+                continue
+            ordinal = first + position
+            known = nodes.get(quote_name(child.name)) if nodes else None
+            ids = unchanged_content(child, known, index) if known is not None else None
+            if ids is not None:
+                content.set(ordinal, ids, ContentState.UNCHANGED)
+                changes.files_unmodified += 1
+                continue
+            changes.to_read.append(ordinal)
+            changes.sizes.append(child.size)
+            changes.bytes_to_read += child.size
+            if known is not None and known.type == "file":
+                changes.files_changed += 1
+            else:
+                changes.files_new += 1
+    return changes
+
+
+async def _parent_nodes(directory: Directory, changes: Changes, reader: BlobReader) -> dict[str, Node]:
+    tree = changes.parent_trees.get(directory.path)
+    if tree is None:
+        return {}
+    try:
+        nodes = {node.name: node for node in await reader.load_tree(tree)}
+    except RepositoryDamagedError:
+        changes.damaged_folders += 1
+        return {}
+    prefix = directory.path.rstrip(b"/") + b"/"
+    for child in directory.children:
+        if child.kind == EntryKind.DIR:
+            known = nodes.get(quote_name(child.name))
+            if known is not None and known.subtree:
+                changes.parent_trees[prefix + child.name] = known.subtree
+    return nodes
+
+
+def unchanged_content(entry: FileEntry, node: Node, index: MasterIndex) -> bytes | None:
+    """The file's blobs (raw ids one after another) when the parent's node still describes it, else None."""
+    if (
+        node.type != "file"
+        or (node.size or 0) != entry.size
+        or (node.inode or 0) != entry.inode
+        or node.content is None
+        or not same_time(node.mtime, entry.mtime_ns)
+        or not same_time(node.ctime, entry.ctime_ns)
+    ):
+        return None
+    ids = bytes.fromhex("".join(node.content))
+    for at in range(0, len(ids), 32):
+        if not index.has(ids[at : at + 32], BlobType.DATA):
+            return None
+    return ids
+
+
+def same_time(written: str, ns: int) -> bool:
+    """Whether a stored time is that instant; text is compared first, since a time is almost always written our way."""
+    return written == format_time_ns(ns) or (not written.endswith("Z") and parse_time_ns(written) == ns)

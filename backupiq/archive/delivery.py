@@ -1,0 +1,81 @@
+"""Finished packs on their way to a destination: filled by packing threads, emptied by upload tasks."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from backupiq.repository.pack import FinishedPack
+from backupiq.repository.repository import pack_key
+from backupiq.storage.provider import StorageProvider
+
+UPLOADS_AT_ONCE = 3
+
+
+class Delivery:
+    """The packs of one batch for one destination.
+
+    Invariants: ``put`` and ``close`` may be called from any thread, ``send`` by one task at a time; a pack leaves
+    ``waiting`` only when the destination has confirmed it, so calling ``send`` again after a failure sends exactly what
+    is missing; ``on_confirmed`` is called once for each pack.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, on_confirmed: Callable[[FinishedPack], None]) -> None:
+        self._loop = loop
+        self._on_confirmed = on_confirmed
+        self._changed = asyncio.Event()
+        self._closed = False
+        self.waiting: dict[bytes, FinishedPack] = {}
+        self.packs = 0
+        self.bytes = 0
+
+    def put(self, pack: FinishedPack) -> None:
+        """Hand over a finished pack; from now on its spool file is this object's."""
+        self._loop.call_soon_threadsafe(self._put, pack)
+
+    def _put(self, pack: FinishedPack) -> None:
+        self.waiting[pack.id] = pack
+        self._changed.set()
+
+    def close(self) -> None:
+        """No more packs will come."""
+        self._loop.call_soon_threadsafe(self._close)
+
+    def _close(self) -> None:
+        self._closed = True
+        self._changed.set()
+
+    async def send(self, provider: StorageProvider) -> None:
+        """Upload packs as they come until the delivery is closed and none is left. Storage errors pass through."""
+        under_way: dict[asyncio.Task[None], bytes] = {}
+        try:
+            while True:
+                sending = set(under_way.values())
+                for pack in list(self.waiting.values()):
+                    if len(under_way) >= UPLOADS_AT_ONCE:
+                        break
+                    if pack.id not in sending:
+                        under_way[asyncio.create_task(self._send_one(provider, pack))] = pack.id
+                if not under_way and self._closed and not self.waiting:
+                    return
+                self._changed.clear()
+                changed = asyncio.ensure_future(self._changed.wait())
+                try:
+                    await asyncio.wait({*under_way, changed}, return_when=asyncio.FIRST_COMPLETED)
+                finally:
+                    changed.cancel()
+                for task in [task for task in under_way if task.done()]:
+                    del under_way[task]
+                    await task
+        finally:
+            for task in under_way:
+                task.cancel()
+            await asyncio.gather(*under_way, return_exceptions=True)
+
+    async def _send_one(self, provider: StorageProvider, pack: FinishedPack) -> None:
+        name = pack.id.hex()
+        await provider.upload_file(pack.path, pack_key(name), durable=False, move=True, sha256=name)
+        self.waiting.pop(pack.id, None)
+        self.packs += 1
+        self.bytes += pack.size
+        self._on_confirmed(pack)

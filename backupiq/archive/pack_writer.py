@@ -1,0 +1,179 @@
+"""Blobs into packs: hash, skip what is known, compress, seal, append."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import random
+import threading
+from collections.abc import Callable
+
+import zstandard
+
+from backupiq.archive.spool import Spool
+from backupiq.repository.crypto import MasterKey
+from backupiq.repository.index import MasterIndex
+from backupiq.repository.pack import BlobType, FinishedPack, PackFile
+
+PACK_SIZE = 16 << 20
+MOST_BLOBS = 50_000
+"""A pack of tiny blobs is closed at this many: its header stays near 2 MiB, far from the format's 16."""
+OPEN_PACKS = 2
+"""Blobs are spread over two open packs of a kind, so that a pack's bytes do not tell the order of a file's chunks."""
+COMPRESSION_LEVEL = 3
+SAMPLE_FROM = 128 << 10
+SAMPLE_SIZE = 16 << 10
+
+
+@dataclasses.dataclass(slots=True)
+class WriterCounts:
+    """New blobs of a run, and their bytes before and after compressing and sealing."""
+
+    data_blobs: int = 0
+    tree_blobs: int = 0
+    plain_bytes: int = 0
+    stored_bytes: int = 0
+
+
+class _OpenPack:
+    __slots__ = ("file", "lock")
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.file: PackFile | None = None
+
+
+class PackWriter:
+    """Stores blobs in packs in the spool; used by many threads at once.
+
+    Invariants:
+
+    - a blob that ``save`` has returned the id of is in the index, in an open pack, or being sealed by another thread
+      that will either put it there or fail the run;
+    - a blob is given to at most one pack, however many threads save it at once;
+    - ``on_finished`` is called once for every pack, after all of its blobs are in the index, and never under a lock;
+    - after ``flush`` no pack is open; a failure leaves the packs that were finished, and ``discard`` removes the rest.
+    """
+
+    def __init__(
+        self,
+        *,
+        master: MasterKey,
+        index: MasterIndex,
+        spool: Spool,
+        on_finished: Callable[[FinishedPack], None],
+        stopped: Callable[[], bool],
+        pack_size: int = PACK_SIZE,
+    ) -> None:
+        self._master = master
+        self._index = index
+        self._spool = spool
+        self._on_finished = on_finished
+        self._stopped = stopped
+        self._pack_size = pack_size
+        self._open = {kind: [_OpenPack() for _ in range(OPEN_PACKS)] for kind in BlobType}
+        self._claimed: dict[BlobType, set[bytes]] = {kind: set() for kind in BlobType}
+        self._lock = threading.Lock()
+        self._local = threading.local()
+        self._random = random.Random(hashlib.sha256(master.seal(b"")).digest())  # noqa: S311 (seeded by a sealed nonce)
+        self.counts = WriterCounts()
+
+    def save(self, data: bytes | memoryview, kind: BlobType) -> bytes:
+        """Store a blob unless it is known, and return its raw id (SHA-256 of the plain bytes)."""
+        blob_id = hashlib.sha256(data).digest()
+        if self._index.has(blob_id, kind):
+            return blob_id
+        claimed = self._claimed[kind]
+        with self._lock:
+            # The index is asked again under the lock: a pack's blobs enter it before their claims are dropped.
+            if blob_id in claimed or self._index.has(blob_id, kind):
+                return blob_id
+            claimed.add(blob_id)
+        stored, plain_length = self._pack_form(data, kind)
+        self._append(blob_id, kind, self._master.seal(stored), plain_length, len(data))
+        return blob_id
+
+    def _pack_form(self, data: bytes | memoryview, kind: BlobType) -> tuple[bytes | memoryview, int]:
+        """The bytes to seal, and the plain length when they are compressed (else 0)."""
+        size = len(data)
+        if size == 0:
+            return data, 0
+        compress = self._compressor()
+        if kind is BlobType.TREE:
+            return compress(data), size
+        if size >= SAMPLE_FROM and not self._worth_compressing(data):
+            return data, 0
+        packed = compress(data)
+        return (packed, size) if len(packed) < size else (data, 0)
+
+    def _worth_compressing(self, data: bytes | memoryview) -> bool:
+        """Whether one of three samples shrinks: facts on semantics, "Compressibility"."""
+        view = memoryview(data)
+        compress = self._sampler()
+        for place in (0, len(view) // 2, len(view) - SAMPLE_SIZE):
+            if len(compress(view[place : place + SAMPLE_SIZE])) < SAMPLE_SIZE * 0.96:
+                return True
+        return False
+
+    def _compressor(self) -> Callable[[bytes | memoryview], bytes]:
+        found: Callable[[bytes | memoryview], bytes] | None = getattr(self._local, "compress", None)
+        if found is None:
+            compressor = zstandard.ZstdCompressor(level=COMPRESSION_LEVEL, write_checksum=False)
+            found = self._local.compress = compressor.compress
+        return found
+
+    def _sampler(self) -> Callable[[bytes | memoryview], bytes]:
+        found: Callable[[bytes | memoryview], bytes] | None = getattr(self._local, "sample", None)
+        if found is None:
+            found = self._local.sample = zstandard.ZstdCompressor(level=1, write_checksum=False).compress
+        return found
+
+    def _append(self, blob_id: bytes, kind: BlobType, sealed: bytes, plain_length: int, size: int) -> None:
+        slot = self._open[kind][self._random.random() < 0.5]
+        finished: FinishedPack | None = None
+        with slot.lock:
+            if slot.file is None:
+                self._spool.reserve(self._pack_size, self._stopped)
+                slot.file = PackFile(self._spool.folder, kind)
+            slot.file.add(blob_id, sealed, plain_length)
+            if slot.file.size >= self._pack_size or slot.file.count >= MOST_BLOBS:
+                finished = self._finish(slot)
+            counts = self.counts
+        with self._lock:
+            if kind is BlobType.DATA:
+                counts.data_blobs += 1
+            else:
+                counts.tree_blobs += 1
+            counts.plain_bytes += size
+            counts.stored_bytes += len(sealed)
+        if finished is not None:
+            self._on_finished(finished)
+
+    def _finish(self, slot: _OpenPack) -> FinishedPack:
+        file = slot.file
+        if file is None:
+            raise AssertionError("only an open pack is finished")
+        pack = file.finish(self._master)
+        slot.file = None
+        self._index.add_pack(pack.id, pack.blobs)
+        with self._lock:
+            self._claimed[pack.type].difference_update(blob.id for blob in pack.blobs)
+        return pack
+
+    def flush(self) -> None:
+        """Finish every open pack."""
+        for slots in self._open.values():
+            for slot in slots:
+                with slot.lock:
+                    finished = self._finish(slot) if slot.file is not None and slot.file.count else None
+                if finished is not None:
+                    self._on_finished(finished)
+
+    def discard(self) -> None:
+        """Drop every open pack: the run has failed, and what they hold is read again by the next."""
+        for slots in self._open.values():
+            for slot in slots:
+                with slot.lock:
+                    if slot.file is not None:
+                        slot.file.discard()
+                        slot.file = None

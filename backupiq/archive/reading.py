@@ -1,0 +1,238 @@
+"""Files into blobs: open, read, chunk, save; holes are not read."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import msgspec
+
+from backupiq.archive.content import ContentState, ContentTable
+from backupiq.archive.pack_writer import PackWriter
+from backupiq.discovery.entry import FileEntry, UnreadableItem, entry_from_stat, unreadable
+from backupiq.discovery.longpath import open_long
+from backupiq.errors import CancelledRunError, SourceReadError, TooManyOpenFilesError
+from backupiq.repository.chunker import MIN, ZERO_BLOB, Chunker
+from backupiq.repository.pack import BlobType
+
+SMALL = MIN
+"""Files below this are one blob, read in one call."""
+IN_PARALLEL = 8 << 20
+"""Files above this have their blobs compressed and sealed by several threads."""
+BLOBS_IN_FLIGHT = 6
+SPARSE_FROM = 1 << 20
+_OPEN = (
+    os.O_RDONLY
+    | getattr(os, "O_NOFOLLOW", 0)
+    | getattr(os, "O_NONBLOCK", 0)
+    | getattr(os, "O_CLOEXEC", 0)
+    | getattr(os, "O_BINARY", 0)
+)
+_NO_DESCRIPTORS = (errno.EMFILE, errno.ENFILE)
+
+
+class FileReader:
+    """Reads files and records their content; one object serves many threads.
+
+    A file that cannot be read is recorded with its reason and never ends the run; a destination's or this machine's
+    failure (a full spool disk, no descriptors left) does.
+    """
+
+    def __init__(
+        self,
+        *,
+        writer: PackWriter,
+        content: ContentTable,
+        chunker_seed: int,
+        blob_pool: ThreadPoolExecutor,
+        stopped: Callable[[], bool],
+        on_read: Callable[[int], None],
+        warn: Callable[[bytes, str], None],
+    ) -> None:
+        self._writer = writer
+        self._content = content
+        self._seed = chunker_seed
+        self._pool = blob_pool
+        self._stopped = stopped
+        self._on_read = on_read
+        self._warn = warn
+        self._local = threading.local()
+        self._zero_id: bytes | None = None
+        self._links: dict[tuple[int, int], tuple[FileEntry, bytes]] = {}
+
+    def read(self, path: bytes, ordinal: int, entry: FileEntry) -> None:
+        """Store one file's content. CancelledRunError when the run is stopped meanwhile."""
+        if self._stopped():
+            raise CancelledRunError
+        if entry.links > 1 and self._same_as_other_link(ordinal, entry):
+            return
+        try:
+            self._read(path, ordinal, entry)
+        except OSError as error:
+            if error.errno in _NO_DESCRIPTORS:
+                raise TooManyOpenFilesError from error
+            self._content.fail(ordinal, unreadable(path, error))
+        except SourceReadError as error:
+            self._content.fail(ordinal, UnreadableItem(path, error.message, error.code))
+
+    def _same_as_other_link(self, ordinal: int, entry: FileEntry) -> bool:
+        """Whether another name of the same file was read already: its content is taken, and nothing is read."""
+        known = self._links.get((entry.device, entry.inode))
+        if known is None or known[0].mtime_ns != entry.mtime_ns or known[0].size != entry.size:
+            return False
+        self._content.set(ordinal, known[1], ContentState.STORED)
+        return True
+
+    def _read(self, path: bytes, ordinal: int, entry: FileEntry) -> None:
+        descriptor = open_file(path)
+        try:
+            before = os.fstat(descriptor)
+            if not stat.S_ISREG(before.st_mode):
+                raise SourceReadError("it was replaced by something that is not a regular file")
+            ids, size = self._store(descriptor, before)
+            after = os.fstat(descriptor)
+        finally:
+            os.close(descriptor)
+        if after.st_mtime_ns != before.st_mtime_ns or size != before.st_size:
+            self._warn(path, "changed while it was read; it is stored as it was read")
+        if (
+            size != entry.size
+            or before.st_mtime_ns != entry.mtime_ns
+            or before.st_ctime_ns != entry.ctime_ns
+            or before.st_ino != entry.inode
+        ):
+            entry = msgspec.structs.replace(entry_from_stat(entry.name, before), size=size)
+            self._content.restate(ordinal, entry)
+        self._content.set(ordinal, ids, ContentState.STORED)
+        if entry.links > 1:
+            self._links[entry.device, entry.inode] = (entry, ids)
+
+    def _store(self, descriptor: int, status: os.stat_result) -> tuple[bytes, int]:
+        """The file's blobs (raw ids one after another) and how many bytes they hold."""
+        size = status.st_size
+        if size < SMALL:
+            data = os.read(descriptor, SMALL)
+            if len(data) < SMALL:
+                # A short read is the end only when the next one is empty.
+                more = os.read(descriptor, SMALL) if len(data) != size else b""
+                if not more:
+                    self._on_read(len(data))
+                    return (self._writer.save(data, BlobType.DATA) if data else b""), len(data)
+                data += more
+            return self._store_stream(descriptor, data, parallel=False)
+        if size >= SPARSE_FROM and _has_holes(status):
+            return self._store_sparse(descriptor, size)
+        return self._store_stream(descriptor, b"", parallel=size > IN_PARALLEL)
+
+    def _store_stream(self, descriptor: int, begun: bytes, *, parallel: bool) -> tuple[bytes, int]:
+        head = [begun] if begun else []
+
+        def source(count: int) -> bytes:
+            return head.pop() if head else os.read(descriptor, count)
+
+        return self._save_all(self._chunker().chunks(source), parallel=parallel)
+
+    def _store_sparse(self, descriptor: int, size: int) -> tuple[bytes, int]:
+        """Data extents are chunked one by one; holes become runs of the zero blob without being read."""
+        ids: list[bytes] = []
+        total = 0
+        place = 0
+        while place < size:
+            try:
+                start = os.lseek(descriptor, place, os.SEEK_DATA)
+            except OSError as error:
+                if error.errno != errno.ENXIO:
+                    raise
+                start = size
+            start = min(start, size)
+            if start > place:
+                ids.append(self._zeros(start - place))
+                total += start - place
+            if start >= size:
+                break
+            end = min(os.lseek(descriptor, start, os.SEEK_HOLE), size)
+            os.lseek(descriptor, start, os.SEEK_SET)
+            got, read = self._save_all(self._chunker().chunks(_limited(descriptor, end - start)), parallel=True)
+            ids.append(got)
+            total += read
+            if read < end - start:
+                break
+            place = end
+        return b"".join(ids), total
+
+    def _zeros(self, count: int) -> bytes:
+        if self._zero_id is None:
+            self._zero_id = self._writer.save(ZERO_BLOB, BlobType.DATA)
+        whole, rest = divmod(count, len(ZERO_BLOB))
+        ids = self._zero_id * whole
+        return ids + self._writer.save(ZERO_BLOB[:rest], BlobType.DATA) if rest else ids
+
+    def _save_all(self, chunks: Iterator[bytes], *, parallel: bool) -> tuple[bytes, int]:
+        if parallel:
+            return self._save_in_parallel(chunks)
+        ids = []
+        total = 0
+        for chunk in chunks:
+            self._step(len(chunk))
+            total += len(chunk)
+            ids.append(self._writer.save(chunk, BlobType.DATA))
+        return b"".join(ids), total
+
+    def _save_in_parallel(self, chunks: Iterator[bytes]) -> tuple[bytes, int]:
+        ids: list[bytes] = []
+        total = 0
+        waiting: list[Future[bytes]] = []
+        try:
+            for chunk in chunks:
+                self._step(len(chunk))
+                total += len(chunk)
+                waiting.append(self._pool.submit(self._writer.save, chunk, BlobType.DATA))
+                if len(waiting) >= BLOBS_IN_FLIGHT:
+                    ids.append(waiting.pop(0).result())
+            ids.extend(future.result() for future in waiting)
+        finally:
+            for future in waiting:
+                future.cancel()
+        return b"".join(ids), total
+
+    def _step(self, size: int) -> None:
+        if self._stopped():
+            raise CancelledRunError
+        self._on_read(size)
+
+    def _chunker(self) -> Chunker:
+        found: Chunker | None = getattr(self._local, "chunker", None)
+        if found is None:
+            found = self._local.chunker = Chunker(self._seed)
+        return found
+
+
+def open_file(path: bytes) -> int:
+    """A descriptor of the file itself (a symlink is refused, a FIFO never waited for); paths of any length work."""
+    try:
+        return os.open(path, _OPEN)
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+    return open_long(path, _OPEN)
+
+
+def _limited(descriptor: int, count: int) -> Callable[[int], bytes]:
+    left = count
+
+    def read(size: int) -> bytes:
+        nonlocal left
+        data = os.read(descriptor, min(size, left)) if left else b""
+        left -= len(data)
+        return data
+
+    return read
+
+
+def _has_holes(status: os.stat_result) -> bool:
+    blocks = getattr(status, "st_blocks", None)
+    return blocks is not None and hasattr(os, "SEEK_DATA") and blocks * 512 < status.st_size

@@ -1,0 +1,272 @@
+"""Doing what a restore plan says: packs are read in turn by a few workers, which write files while blobs come in.
+
+Workers read a pack's wanted ranges, then decrypt, decompress and write in one thread, blob by blob, so that content is
+in memory once. Folders are made first and get their metadata last; nothing is written outside the target (`safe_tree`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from backupiq.archive.metadata import RestoreProblem, raise_if_fatal, reason_of
+from backupiq.archive.restore_finish import make_hard_links, make_others, settle_folders, verify_files
+from backupiq.archive.restore_plan import RestorePlan
+from backupiq.archive.restore_prepare import decide_files, make_folders
+from backupiq.archive.restore_run import Overwrite, RestoreRun
+from backupiq.archive.restore_schedule import Ordinals, Schedule, Wanted
+from backupiq.archive.restore_writer import TargetWriter
+from backupiq.archive.safe_tree import SafeTree, printable
+from backupiq.errors import RepositoryDamagedError, RestoreWriteError
+from backupiq.repository.pack import BlobType
+from backupiq.repository.reader import BlobReader, SealedBatch
+
+WORKERS = 3
+_DESCRIPTORS = 256
+_VERIFY_AT_ONCE = 512
+T = TypeVar("T")
+OnProgress = Callable[[int, int], None]
+OnProblem = Callable[[RestoreProblem], None]
+
+
+@dataclass(frozen=True, slots=True)
+class RestoreReport:
+    """What a restore did.
+
+    ``bytes`` of content written; ``skipped`` items the overwrite rule left alone; ``failed`` items that could not be
+    restored; ``owners_kept`` items whose owner another user than root could not restore; ``problems`` holds the first 10,000 of ``problem_count``.
+    """
+
+    files: int
+    folders: int
+    others: int
+    hard_links: int
+    bytes: int
+    skipped: int
+    failed: int
+    owners_kept: int
+    verified: int
+    problem_count: int
+    problems: list[RestoreProblem]
+    seconds: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report as plain JSON values."""
+        plain = {name: getattr(self, name) for name in self.__slots__}
+        return {**plain, "problems": [problem.to_dict() for problem in self.problems]}
+
+
+async def execute_restore(
+    plan: RestorePlan,
+    reader: BlobReader,
+    target: Path,
+    *,
+    overwrite: Overwrite = "always",
+    sparse: bool = True,
+    verify: bool = False,
+    workers: int = WORKERS,
+    on_progress: OnProgress | None = None,
+    on_problem: OnProblem | None = None,
+    should_stop: Callable[[], bool] | None = None,
+    clock: Callable[[], float] = time.monotonic,
+) -> RestoreReport:
+    """Restore what the plan names below ``target``, which is made when missing.
+
+    ``overwrite`` rules what stands there already: "always" replaces it, "if-changed" keeps files of the same size and
+    modification time, "if-newer" replaces what is older than the snapshot's, "never" keeps everything. ``sparse``
+    leaves holes for long runs of zeros. ``verify`` reads every file back. ``on_progress(files, bytes)`` is told how
+    much of the plan is dealt with, ``on_problem`` each problem; both are called in the event loop. ``should_stop`` is
+    asked often, from several threads. A plan may be executed once.
+
+    One item's failure is a problem in the report. Raises ``DiskFullError``, ``TooManyOpenFilesError`` and
+    ``RestoreWriteError`` (the target itself) at once, ``CancelledRunError`` when ``should_stop`` says so, and errors of
+    the destination that are not damage. However it ends, no thread works on and no unfinished file stays.
+    """
+    began = clock()
+    _make_target(target)
+    shown = printable(os.fsencode(target))
+    run = RestoreRun(
+        plan, shown, overwrite, sparse, should_stop or _never, bytearray(len(plan.folders)), bytearray(len(plan.files))
+    )
+    for problem in plan.problems:
+        run.problem(problem)
+    execution = _Execution(run, reader, target, max(1, workers), on_progress, on_problem)
+    try:
+        verified = await execution.run_all(verify)
+    finally:
+        execution.close()
+    counts = run.counts
+    return RestoreReport(
+        files=counts.files,
+        folders=counts.folders,
+        others=counts.others,
+        hard_links=counts.hard_links,
+        bytes=counts.bytes,
+        skipped=counts.skipped,
+        failed=counts.failed,
+        owners_kept=execution.owners_kept,
+        verified=verified,
+        problem_count=run.problem_count,
+        problems=run.problems,
+        seconds=clock() - began,
+    )
+
+
+def _never() -> bool:
+    return False
+
+
+def _make_target(target: Path) -> None:
+    try:
+        os.makedirs(target, mode=0o700, exist_ok=True)
+    except OSError as error:
+        raise_if_fatal(error, printable(os.fsencode(target)))
+        raise RestoreWriteError(
+            f"The target {printable(os.fsencode(target))} cannot be made: {reason_of(error)}. Choose another folder."
+        ) from error
+
+
+class _Execution:
+    """The threads of one restore. Invariant: after `close` none of them runs, whatever happened before."""
+
+    def __init__(
+        self,
+        run: RestoreRun,
+        reader: BlobReader,
+        target: Path,
+        workers: int,
+        on_progress: OnProgress | None,
+        on_problem: OnProblem | None,
+    ) -> None:
+        self._run = run
+        self._reader = reader
+        self._target = target
+        repository = reader._repo
+        self._index = repository.index
+        self._master = repository.master
+        self._on_progress = on_progress
+        self._on_problem = on_problem
+        self._threads = ThreadPoolExecutor(workers, thread_name_prefix="backupiq-restore")
+        self._writers: list[TargetWriter] = []
+        try:
+            for _ in range(workers):
+                tree = SafeTree(target, run.plan.folders, limit=max(4, _DESCRIPTORS // workers))
+                self._writers.append(TargetWriter(run, tree, self._index))
+        except OSError as error:
+            self.close()
+            raise RestoreWriteError(
+                f"The target {run.target} cannot be opened: {reason_of(error)}. Choose another folder."
+            ) from error
+
+    @property
+    def owners_kept(self) -> int:
+        return sum(writer.metadata.owners_kept for writer in self._writers)
+
+    async def run_all(self, verify: bool) -> int:
+        """Every step in order; how many files were verified."""
+        run = self._run
+        first = self._writers[0]
+        await self._step(make_folders, run, first.tree)
+        links = await self._step(decide_files, run, first.tree)
+        schedule = await self._step(Schedule, run, self._index)
+        await self._step(self._write_empty, schedule, first)
+        packs = schedule.packs()
+        await self._together([self._work(writer, packs) for writer in self._writers])
+        await self._step(make_hard_links, first, links)
+        await self._step(make_others, first)
+        verified = await self._verify() if verify else 0
+        await self._step(settle_folders, first)
+        return verified
+
+    async def _step(self, work: Callable[..., T], *args: Any) -> T:
+        """One step in a thread; afterwards progress and problems are told."""
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._threads, work, *args)
+        finally:
+            self._tell()
+
+    def _tell(self) -> None:
+        if self._on_progress is not None:
+            self._on_progress(self._run.counts.files_done, self._run.counts.bytes_done)
+        for problem in self._run.take_untold():
+            if self._on_problem is not None:
+                self._on_problem(problem)
+
+    async def _together(self, work: list[Any]) -> list[Any]:
+        """Run coroutines side by side; the first failure stops the others and is raised once they have ended."""
+        tasks = [asyncio.ensure_future(each) for each in work]
+        try:
+            return await asyncio.gather(*tasks)
+        except BaseException:
+            self._run.ended.set()
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            raise
+
+    async def _work(self, writer: TargetWriter, packs: Iterator[tuple[bytes, Wanted, Ordinals]]) -> None:
+        """Take packs in turn until none is left."""
+        for pack, wanted, ordinals in packs:
+            damaged: list[tuple[bytes, RepositoryDamagedError]] = []
+
+            def note(blob_id: bytes, error: RepositoryDamagedError, damaged: list[Any] = damaged) -> None:
+                damaged.append((blob_id, error))
+
+            async for batch in self._reader.sealed_batches(pack, wanted, on_damaged=note):
+                await self._step(self._write_batch, writer, batch, ordinals, note)
+            for blob_id, error in damaged:
+                await self._from_another_pack(writer, blob_id, error, ordinals)
+
+    def _write_batch(self, writer: TargetWriter, batch: SealedBatch, ordinals: Ordinals, note: Any) -> None:
+        writer.write_blobs(batch.open(self._master, note), ordinals)
+
+    async def _from_another_pack(
+        self, writer: TargetWriter, blob_id: bytes, error: RepositoryDamagedError, ordinals: Ordinals
+    ) -> None:
+        try:
+            data = await self._reader.load_blob(blob_id, BlobType.DATA)
+        except RepositoryDamagedError:
+            await self._step(self._give_up, writer, blob_id, error, ordinals)
+        else:
+            await self._step(writer.write_blobs, [(blob_id, data)], ordinals)
+
+    def _give_up(self, writer: TargetWriter, blob_id: bytes, error: RepositoryDamagedError, ordinals: Ordinals) -> None:
+        wanted = ordinals[blob_id]
+        for ordinal in (wanted,) if isinstance(wanted, int) else wanted:
+            writer.give_up(self._run.plan.files.owner[ordinal], error)
+
+    def _write_empty(self, schedule: Schedule, writer: TargetWriter) -> None:
+        for row in schedule.empty:
+            self._run.check_stop()
+            writer.write(row, 0, b"", False)
+
+    async def _verify(self) -> int:
+        ranges = iter(
+            range(at, min(at + _VERIFY_AT_ONCE, len(self._run.plan.files)))
+            for at in range(0, len(self._run.plan.files), _VERIFY_AT_ONCE)
+        )
+
+        async def work(writer: TargetWriter) -> int:
+            done = 0
+            for rows in ranges:
+                done += await self._step(verify_files, writer, self._index, rows)
+            return done
+
+        return sum(await self._together([work(writer) for writer in self._writers]))
+
+    def close(self) -> None:
+        """Wait for the threads, remove unfinished files, let go of descriptors."""
+        self._run.ended.set()
+        self._threads.shutdown(wait=True, cancel_futures=True)
+        for partial in self._run.partials.values():
+            self._writers[0].discard(partial)
+        self._run.partials.clear()
+        for writer in self._writers:
+            writer.tree.close()
+        self._tell()

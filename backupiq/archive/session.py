@@ -1,0 +1,382 @@
+"""One backup run as a library object: each method is one step, and the flow's tasks call them in order.
+
+open -> discover (once for each source) -> compare -> plan -> pack and upload (once for each batch) -> publish -> close
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import contextvars
+import dataclasses
+import os
+import threading
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+from typing import TypeVar
+
+from backupiq.archive.changes import Changes, find_changes
+from backupiq.archive.content import ContentTable
+from backupiq.archive.delivery import Delivery
+from backupiq.archive.inventory import Inventory, WalkedSource, assemble
+from backupiq.archive.pack_writer import PACK_SIZE, PackWriter
+from backupiq.archive.publisher import Publisher
+from backupiq.archive.reading import FileReader
+from backupiq.archive.spool import Spool
+from backupiq.archive.tree_builder import TreeBuilder, TreeCounts
+from backupiq.discovery.entry import EntryKind, FileEntry, UnreadableItem
+from backupiq.discovery.rules import ExcludeRules, Rule
+from backupiq.discovery.walk import WalkCounts, walk
+from backupiq.errors import CancelledRunError
+from backupiq.progress import ProgressSink, SilentProgress
+from backupiq.repository.chunker import chunker_seed
+from backupiq.repository.pack import FinishedPack
+from backupiq.repository.reader import BlobReader
+from backupiq.repository.repository import Repository
+from backupiq.telemetry import get_logger
+
+T = TypeVar("T")
+
+MOST_WARNINGS = 1000
+FILES_A_TURN = 64
+"""Files a packing thread takes from its batch at once: few enough to share the work evenly."""
+
+log = get_logger("backupiq.archive.session")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class RunSettings:
+    """How a run works. ``threads`` read and pack files; ``spool_parent`` is where its spool folder is made."""
+
+    threads: int
+    spool_parent: Path
+    dry_run: bool = False
+
+
+class BackupSession:
+    """Invariants: steps are called in order from one event loop; ``stop`` may be called from anywhere at any time and
+    makes every step end soon with CancelledRunError; after ``close`` no thread of the run is alive and its spool is
+    gone, whatever happened before.
+    """
+
+    def __init__(
+        self,
+        repository: Repository | None,
+        *,
+        sources: Sequence[str],
+        rules: ExcludeRules,
+        settings: RunSettings,
+        progress: ProgressSink | None = None,
+    ) -> None:
+        self.repository = repository
+        self.sources = list(sources)
+        self._rules = rules
+        self._settings = settings
+        self.progress: ProgressSink = progress or SilentProgress()
+        self._stopping = threading.Event()
+        self._pool = ThreadPoolExecutor(settings.threads, thread_name_prefix="backupiq-pack")
+        self._blob_pool = ThreadPoolExecutor(settings.threads, thread_name_prefix="backupiq-blob")
+        self._spool: Spool | None = None
+        self._parts: dict[int, WalkedSource] = {}
+        self.inventory = Inventory()
+        self.content = ContentTable(0)
+        self.changes = Changes()
+        self.tree_counts = TreeCounts()
+        self.walk_counts = WalkCounts()
+        self.excluded = 0
+        self.bytes_read = 0
+        self.warnings: list[str] = []
+        self._unreadable: list[UnreadableItem] = []
+        self._lock = threading.Lock()
+        self._writer: PackWriter | None = None
+        self._reader: FileReader | None = None
+        self.publisher: Publisher | None = Publisher(repository) if repository is not None else None
+        self._delivery: Delivery | None = None
+
+    # --- steps -----------------------------------------------------------------------------------------------------
+
+    async def discover(self, number: int, group: Sequence[str]) -> int:
+        """Walk one group of sources (those that lie within each other belong together); returns entries found."""
+        part = await self.in_thread(self._walk, group)
+        self._parts[number] = part
+        return part.below.entries
+
+    def _walk(self, group: Sequence[str]) -> WalkedSource:
+        top = min((os.path.abspath(os.fsencode(source)) for source in group), key=len)
+        part = WalkedSource(top, [], Inventory())
+        for directory in walk(
+            group,
+            self._rules,
+            on_unreadable=self._note_unreadable,
+            on_excluded=self._note_excluded,
+            should_stop=self._stopping.is_set,
+            counts=self.walk_counts,
+        ):
+            # Folders above the sources are small and few; they are joined with those of the other groups later.
+            if len(directory.path) < len(top):
+                part.ancestors.append(directory)
+            else:
+                part.below.add(directory)
+        return part
+
+    async def compare(self, parent_tree: str | None) -> Changes:
+        """Join the walks and find what is new or changed since the parent snapshot's tree."""
+        self.inventory = assemble(self._parts[number] for number in sorted(self._parts))
+        self._parts.clear()
+        self.content = ContentTable(self.inventory.entries)
+        if self.repository is not None:
+            self.changes = await find_changes(
+                self.inventory,
+                self.content,
+                reader=BlobReader(self.repository),
+                index=self.repository.index,
+                parent_tree=parent_tree,
+            )
+        else:
+            self._take_all_as_new()
+        if self.changes.damaged_folders:
+            self.warn(f"{self.changes.damaged_folders} folders of the parent snapshot are damaged; read anew")
+        files = len(self.changes.to_read)
+        self.progress.total(files, self.changes.bytes_to_read)
+        return self.changes
+
+    def _take_all_as_new(self) -> None:
+        for first, directory in self.inventory.directories():
+            for position, child in enumerate(directory.children):
+                if child.kind == EntryKind.FILE:
+                    self.changes.to_read.append(first + position)
+                    self.changes.sizes.append(child.size)
+                    self.changes.bytes_to_read += child.size
+        self.changes.files_new = len(self.changes.to_read)
+
+    def prepare(self) -> None:
+        """Make what packing needs: the spool folder, the writer, the reader."""
+        repository = self._required()
+        self._spool = Spool.create(self._settings.spool_parent)
+        self._writer = PackWriter(
+            master=repository.master,
+            index=repository.index,
+            spool=self._spool,
+            on_finished=self._take_finished,
+            stopped=self._stopping.is_set,
+        )
+        self._reader = FileReader(
+            writer=self._writer,
+            content=self.content,
+            chunker_seed=chunker_seed(repository.master, repository.config),
+            blob_pool=self._blob_pool,
+            stopped=self._stopping.is_set,
+            on_read=self._note_read,
+            warn=self._warn_path,
+        )
+
+    def new_delivery(self) -> Delivery:
+        """Where packs finished from now on go, until the next call."""
+        spool = self._spool
+        publisher = self.publisher
+        if spool is None or publisher is None:
+            raise AssertionError("prepare() comes first")
+
+        def confirmed(pack: FinishedPack) -> None:
+            with contextlib.suppress(OSError):
+                os.unlink(pack.path)
+            spool.release(PACK_SIZE)
+            publisher.confirm(pack)
+
+        self._delivery = Delivery(asyncio.get_running_loop(), confirmed)
+        return self._delivery
+
+    async def pack(self, ordinals: Iterable[int]) -> None:
+        """Read the files and put their new blobs into packs."""
+        groups = self.inventory.select(ordinals)
+        turn = threading.Lock()
+
+        def take() -> list[tuple[bytes, list[tuple[int, FileEntry]]]]:
+            with turn:
+                return list(islice(pieces, 1))
+
+        pieces = _pieces(groups)
+
+        def work() -> None:
+            while mine := take():
+                for folder, files in mine:
+                    self._read_files(folder, files)
+
+        await self._all_threads(work)
+
+    def _read_files(self, folder: bytes, files: list[tuple[int, FileEntry]]) -> None:
+        reader = self._reader
+        if reader is None:
+            raise AssertionError("prepare() comes first")
+        prefix = folder if folder.endswith(b"/") else folder + b"/"
+        for ordinal, entry in files:
+            reader.read(prefix + entry.name, ordinal, entry)
+        self.progress.advance(len(files), 0)
+
+    async def build_trees(self) -> str:
+        """Write the folder listings, close every pack and return the root tree's id in hex."""
+        if self._writer is None:
+            raise AssertionError("prepare() comes first")
+        builder = TreeBuilder(
+            self.inventory,
+            self.content,
+            writer=self._writer,
+            parent_trees=self.changes.parent_trees,
+            stopped=self._stopping.is_set,
+            warn=self._warn_path,
+        )
+        writer = self._writer
+
+        def work() -> str:
+            tree = builder.build()
+            writer.flush()
+            return tree
+
+        tree = await self.in_thread(work)
+        self.tree_counts = builder.counts
+        return tree
+
+    async def close(self) -> None:
+        """Stop every thread and remove the spool."""
+        self.stop()
+        await asyncio.to_thread(self._pool.shutdown, wait=True, cancel_futures=True)
+        await asyncio.to_thread(self._blob_pool.shutdown, wait=True, cancel_futures=True)
+        if self._writer is not None:
+            self._writer.discard()
+        if self._spool is not None:
+            self._spool.close()
+
+    def stop(self) -> None:
+        """Make every step end soon."""
+        self._stopping.set()
+
+    # --- what it tells ---------------------------------------------------------------------------------------------
+
+    @property
+    def unreadable(self) -> list[UnreadableItem]:
+        """Everything that could not be read, in the order it was met."""
+        return [*self._unreadable, *self.content.unreadable]
+
+    @property
+    def counts(self) -> tuple[int, int, int, int]:
+        """New data blobs, new tree blobs, their plain bytes, their stored bytes."""
+        if self._writer is None:
+            return 0, 0, 0, 0
+        counts = self._writer.counts
+        return counts.data_blobs, counts.tree_blobs, counts.plain_bytes, counts.stored_bytes
+
+    def warn(self, text: str) -> None:
+        """Record something that a person should know and that does not end the run."""
+        with self._lock:
+            if len(self.warnings) < MOST_WARNINGS:
+                self.warnings.append(text)
+        log.warning("run.warning", text=text)
+
+    def _warn_path(self, path: bytes, text: str) -> None:
+        self.warn(f"{printable(path)}: {text}")
+
+    def _note_unreadable(self, item: UnreadableItem) -> None:
+        with self._lock:
+            self._unreadable.append(item)
+
+    def _note_excluded(self, path: bytes, rule: Rule) -> None:
+        self.excluded += 1
+
+    def _note_read(self, size: int) -> None:
+        with self._lock:
+            self.bytes_read += size
+        self.progress.advance(0, size)
+
+    def _take_finished(self, pack: FinishedPack) -> None:
+        if self._delivery is None:
+            raise AssertionError("new_delivery() comes first")
+        self._delivery.put(pack)
+
+    # --- threads ---------------------------------------------------------------------------------------------------
+
+    async def in_thread(self, work: Callable[..., T], *args: object) -> T:
+        """Run blocking work of this run in its pool; when cancelled, it is told to stop and waited for."""
+        context = contextvars.copy_context()
+        future = asyncio.get_running_loop().run_in_executor(self._pool, lambda: context.run(work, *args))
+        return await self._until_done(future)
+
+    async def _all_threads(self, work: Callable[[], None]) -> None:
+        loop = asyncio.get_running_loop()
+        futures = [
+            loop.run_in_executor(self._pool, contextvars.copy_context().run, work)
+            for _ in range(self._settings.threads)
+        ]
+        try:
+            _, running = await asyncio.wait(futures, return_when=asyncio.FIRST_EXCEPTION)
+        except asyncio.CancelledError:
+            self.stop()
+            await asyncio.wait(futures)
+            raise
+        if running:
+            self.stop()
+            await asyncio.wait(running)
+        errors = [error for future in futures if (error := future.exception()) is not None]
+        if errors:
+            # What stopped the others comes first; they only say that they were stopped.
+            raise next((error for error in errors if not isinstance(error, CancelledRunError)), errors[0])
+
+    async def _until_done(self, future: Awaitable[T]) -> T:
+        task = asyncio.ensure_future(future)
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            self.stop()
+            await asyncio.wait([task])
+            if not task.cancelled():
+                task.exception()
+            raise
+
+    def _required(self) -> Repository:
+        if self.repository is None:
+            raise AssertionError("a dry run stores nothing")
+        return self.repository
+
+
+def _pieces(
+    groups: Iterable[tuple[bytes, list[tuple[int, FileEntry]]]],
+) -> Iterable[tuple[bytes, list[tuple[int, FileEntry]]]]:
+    for folder, files in groups:
+        for at in range(0, len(files), FILES_A_TURN):
+            yield folder, files[at : at + FILES_A_TURN]
+
+
+def printable(path: bytes) -> str:
+    """A path for people: what is not UTF-8 or would steer a terminal is escaped."""
+    text = os.fsdecode(path).encode("utf-8", "backslashreplace").decode()
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def group_sources(sources: Sequence[str]) -> list[list[str]]:
+    """Sources that lie within each other in one group, each other one in its own."""
+    groups: list[tuple[bytes, list[str]]] = []
+    for source in sorted(dict.fromkeys(sources), key=lambda item: len(os.path.abspath(os.fsencode(item)))):
+        path = os.path.abspath(os.fsencode(source))
+        for top, members in groups:
+            if path == top or path.startswith(top.rstrip(b"/") + b"/"):
+                members.append(source)
+                break
+        else:
+            groups.append((path, [source]))
+    return [members for _, members in groups]
+
+
+@contextlib.asynccontextmanager
+async def closing(session: BackupSession) -> AsyncIterator[BackupSession]:
+    """The session, closed at the end even while the run is being cancelled."""
+    started = time.monotonic()
+    try:
+        yield session
+    finally:
+        closing_task = asyncio.ensure_future(session.close())
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.shield(closing_task)
+        await closing_task
+        log.debug("session.closed", seconds=round(time.monotonic() - started, 3))

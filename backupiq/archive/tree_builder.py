@@ -1,0 +1,184 @@
+"""Trees: the folders of a snapshot, written from the leaves up."""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import os
+from collections.abc import Callable, Mapping
+
+from backupiq.archive.content import ContentState, ContentTable
+from backupiq.archive.inventory import Inventory
+from backupiq.archive.owners import group_name, user_name
+from backupiq.archive.pack_writer import PackWriter
+from backupiq.archive.xattrs import Xattr, read_xattrs
+from backupiq.discovery.entry import Directory, EntryKind, FileEntry, unreadable
+from backupiq.discovery.longpath import parent_of, readlink_long
+from backupiq.errors import CancelledRunError
+from backupiq.repository.gojson import format_time_ns, quote_name
+from backupiq.repository.pack import BlobType
+from backupiq.repository.tree import ExtendedAttribute, Node, encode_tree, go_mode
+
+NODE_TYPES = {
+    EntryKind.FILE: "file",
+    EntryKind.DIR: "dir",
+    EntryKind.SYMLINK: "symlink",
+    EntryKind.FIFO: "fifo",
+    EntryKind.CHARDEV: "chardev",
+    EntryKind.BLOCKDEV: "dev",
+    EntryKind.SOCKET: "socket",
+}
+_GONE = frozenset({errno.ENOENT, errno.ENOTDIR})
+_WITH_LINKS = frozenset({EntryKind.FILE, EntryKind.SYMLINK, EntryKind.CHARDEV, EntryKind.BLOCKDEV})
+
+
+@dataclasses.dataclass(slots=True)
+class TreeCounts:
+    """Folders and files that went into the trees."""
+
+    dirs_new: int = 0
+    dirs_changed: int = 0
+    dirs_unmodified: int = 0
+    files: int = 0
+    bytes: int = 0
+
+
+class TreeBuilder:
+    """Writes one tree for each folder of an inventory, children before parents, in one thread."""
+
+    def __init__(
+        self,
+        inventory: Inventory,
+        content: ContentTable,
+        *,
+        writer: PackWriter,
+        parent_trees: Mapping[bytes, str],
+        stopped: Callable[[], bool],
+        warn: Callable[[bytes, str], None],
+    ) -> None:
+        self._inventory = inventory
+        self._content = content
+        self._writer = writer
+        self._parents = parent_trees
+        self._stopped = stopped
+        self._warn = warn
+        self.counts = TreeCounts()
+
+    def build(self) -> str:
+        """Store every tree and return the root's id in hex.
+
+        A parent stands before what it holds in the inventory, so the reverse order meets every folder after its
+        children.
+        """
+        done: dict[bytes, str] = {}
+        for number in range(len(self._inventory) - 1, -1, -1):
+            if self._stopped():
+                raise CancelledRunError
+            directory = self._inventory.directory(number)
+            done[directory.path] = self._store(directory, self._inventory.first_ordinal(number), done)
+        return done[b"/"]
+
+    def _store(self, directory: Directory, first: int, done: dict[bytes, str]) -> str:
+        prefix = directory.path if directory.path.endswith(b"/") else directory.path + b"/"
+        nodes = []
+        for position, child in enumerate(directory.children):
+            node = self._node(child, prefix + child.name, first + position, done)
+            if node is not None:
+                nodes.append(node)
+        tree = self._writer.save(encode_tree(nodes), BlobType.TREE).hex()
+        before = self._parents.get(directory.path)
+        if before is None:
+            self.counts.dirs_new += 1
+        elif before == tree:
+            self.counts.dirs_unmodified += 1
+        else:
+            self.counts.dirs_changed += 1
+        return tree
+
+    def _node(self, entry: FileEntry, path: bytes, ordinal: int, done: dict[bytes, str]) -> Node | None:
+        kind = entry.kind
+        content: list[str] | None = None
+        subtree = None
+        target, raw_target = "", b""
+        if kind == EntryKind.FILE:
+            state = self._content.state(ordinal)
+            if state not in (ContentState.STORED, ContentState.UNCHANGED):
+                return None
+            entry = self._content.restated.get(ordinal, entry)
+            content = self._content.hex_ids(ordinal)
+            self.counts.files += 1
+            self.counts.bytes += entry.size
+        elif kind == EntryKind.DIR:
+            # A folder that the walk could not enter is kept as an empty one: its own metadata is known.
+            subtree = done.pop(path, None) or self._empty_tree()
+        elif kind == EntryKind.SYMLINK:
+            try:
+                target, raw_target = link_target(_read_link(path))
+            except OSError as error:
+                self._content.unreadable.append(unreadable(path, error))
+                return None
+        mtime = format_time_ns(entry.mtime_ns)
+        return Node(
+            name=quote_name(entry.name),
+            type=NODE_TYPES[kind],
+            mode=go_mode(entry.mode),
+            mtime=mtime,
+            atime=mtime,
+            ctime=format_time_ns(entry.ctime_ns),
+            uid=entry.uid,
+            gid=entry.gid,
+            user=user_name(entry.uid),
+            group=group_name(entry.gid),
+            inode=entry.inode,
+            device_id=entry.device,
+            size=entry.size if kind == EntryKind.FILE else 0,
+            links=entry.links if kind in _WITH_LINKS else 0,
+            linktarget=target,
+            linktarget_raw=raw_target,
+            extended_attributes=self._attributes(path, entry),
+            device=entry.rdev if kind in (EntryKind.CHARDEV, EntryKind.BLOCKDEV) else 0,
+            content=content,
+            subtree=subtree,
+        )
+
+    def _attributes(self, path: bytes, entry: FileEntry) -> list[ExtendedAttribute] | None:
+        try:
+            found = _read_attributes(path, entry.device)
+        except OSError as error:
+            if error.errno not in _GONE:
+                self._warn(path, f"its extended attributes could not be read: {(error.strerror or 'unknown').lower()}")
+            return None
+        if not found:
+            return None
+        return [ExtendedAttribute(name=name, value=value) for name, value in found]
+
+    def _empty_tree(self) -> str:
+        return self._writer.save(encode_tree([]), BlobType.TREE).hex()
+
+
+def _read_attributes(path: bytes, device: int) -> list[Xattr]:
+    try:
+        return read_xattrs(path, device=device)
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+    with parent_of(path) as (folder, rest):
+        return read_xattrs(b"/proc/self/fd/%d/%s" % (folder or 0, rest), device=device)
+
+
+def _read_link(path: bytes) -> bytes:
+    try:
+        return os.readlink(path)
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+    return readlink_long(path)
+
+
+def link_target(raw: bytes) -> tuple[str, bytes]:
+    """A symlink's target as JSON text, and raw too when it is not UTF-8 (repository format, section 8)."""
+    try:
+        return raw.decode(), b""
+    except UnicodeDecodeError:
+        text = raw.decode("utf-8", "surrogateescape")
+        return "".join("\ufffd" if "\udc80" <= c <= "\udcff" else c for c in text), raw

@@ -1,0 +1,166 @@
+"""The command backup: options in, the flow, the report out."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from backupiq.cli.options import (
+    Json,
+    KeyBlock,
+    PasswordCommand,
+    PasswordFile,
+    Quiet,
+    RetryLock,
+    parse_size,
+)
+from backupiq.cli.output import human_bytes, note, print_json, print_line
+from backupiq.cli.session import Access, check_destinations, choose_destinations, wrong_password
+from backupiq.errors import WrongPasswordError
+
+if TYPE_CHECKING:
+    from backupiq.reports import BackupReport
+
+MAX_LISTED = 50
+_EXCLUDING = "What to leave out"
+
+
+def backup(
+    paths: Annotated[
+        list[str], typer.Argument(metavar="PATH...", help="Files and folders to back up.", show_default=False)
+    ],
+    to: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--to",
+            metavar="DEST",
+            help="Where to store them: a folder, a URL or block:NAME; again for each replica. "
+            "Else BACKUPIQ_REPOSITORY, else the one last used here.",
+        ),
+    ] = None,
+    exclude: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--exclude", "-e", metavar="PATTERN", help="Leave out, in gitignore syntax.", rich_help_panel=_EXCLUDING
+        ),
+    ] = None,
+    iexclude: Annotated[
+        list[str] | None,
+        typer.Option("--iexclude", metavar="PATTERN", help="The same, ignoring case.", rich_help_panel=_EXCLUDING),
+    ] = None,
+    exclude_file: Annotated[
+        list[str] | None,
+        typer.Option("--exclude-file", metavar="FILE", help="A file of such patterns.", rich_help_panel=_EXCLUDING),
+    ] = None,
+    exclude_caches: Annotated[
+        bool,
+        typer.Option("--exclude-caches", help="Contents of folders with a CACHEDIR.TAG.", rich_help_panel=_EXCLUDING),
+    ] = False,
+    exclude_larger_than: Annotated[
+        int | None,
+        typer.Option(
+            "--exclude-larger-than",
+            metavar="SIZE",
+            parser=parse_size,
+            help="Files larger than, for example 2G.",
+            rich_help_panel=_EXCLUDING,
+        ),
+    ] = None,
+    exclude_special: Annotated[
+        bool, typer.Option("--exclude-special", help="FIFOs and devices.", rich_help_panel=_EXCLUDING)
+    ] = False,
+    one_file_system: Annotated[
+        bool, typer.Option("--one-file-system", "-x", help="Other file systems.", rich_help_panel=_EXCLUDING)
+    ] = False,
+    tag: Annotated[list[str] | None, typer.Option("--tag", metavar="TAG", help="A tag for the snapshot.")] = None,
+    host: Annotated[str | None, typer.Option("--host", "-H", metavar="HOST", help="Host name to record.")] = None,
+    parent: Annotated[
+        str | None, typer.Option("--parent", metavar="SNAPSHOT", help="Compare with this snapshot, not the newest.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", "-f", help="Read every file again, changed or not.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", "-n", help="Store nothing; say what would be stored.")] = False,
+    threads: Annotated[
+        int | None, typer.Option("--threads", metavar="N", min=1, max=64, help="Threads that read files.")
+    ] = None,
+    quiet: Quiet = False,
+    json: Json = False,
+    password_file: PasswordFile = None,
+    password_command: PasswordCommand = None,
+    key_block: KeyBlock = None,
+    retry_lock: RetryLock = 0.0,
+) -> None:
+    """Back up files and folders. An empty destination becomes a new repository.
+
+    Ends with exit code 3 when some files could not be read; the snapshot holds all the others.
+    """
+    from backupiq.cli.creating import password_for_writing
+    from backupiq.cli.progress_display import show_progress
+    from backupiq.profile import BackupOptions
+    from backupiq.state import remember_repository
+
+    access = Access(to, password_file, password_command, key_block)
+    destinations = choose_destinations(access.repo)
+    check_destinations(destinations)
+    options = BackupOptions(
+        paths=[os.path.abspath(path) for path in paths],
+        to=destinations,
+        exclude=exclude or [],
+        iexclude=iexclude or [],
+        exclude_file=exclude_file or [],
+        exclude_caches=exclude_caches,
+        exclude_larger_than=exclude_larger_than,
+        exclude_special=exclude_special,
+        one_file_system=one_file_system,
+        tags=tag or [],
+        host=host,
+        parent=parent,
+        force=force,
+        dry_run=dry_run,
+        threads=threads,
+        retry_lock=retry_lock,
+    )
+    password = password_for_writing(access.sources(), destinations, dry_run=dry_run)
+
+    from flows.launch import run_backup
+
+    with show_progress(silent=quiet or json) as progress:
+        try:
+            report = run_backup(options, password=password.secret, progress=progress)
+        except WrongPasswordError as error:
+            raise wrong_password(error, password, ", ".join(destinations)) from error
+    if not dry_run:
+        remember_repository(destinations)
+    _show(report, dry_run=dry_run, json=json)
+    if report.exit_code:
+        raise typer.Exit(report.exit_code)
+
+
+def _show(report: BackupReport, *, dry_run: bool, json: bool) -> None:
+    for warning in report.warnings:
+        note(f"warning: {warning}")
+    _show_unreadable(report)
+    if json:
+        print_json(report.to_dict())
+        return
+    if report.snapshot_id:
+        print_line(f"snapshot:  {report.snapshot_id}")
+    elif dry_run:
+        print_line("snapshot:  none, this was a dry run")
+    changes = f"{report.files_new} new, {report.files_changed} changed, {report.files_unmodified} unmodified"
+    print_line(f"files:     {report.total_files} ({changes})")
+    print_line(f"bytes:     {report.total_bytes} ({human_bytes(report.total_bytes)})")
+    stored = f"stored in {report.data_added_packed} bytes ({human_bytes(report.data_added_packed)})"
+    print_line(f"added:     {report.data_added} bytes ({human_bytes(report.data_added)}), {stored}")
+    if report.bytes_resumed:
+        reused = f"{report.bytes_resumed} bytes ({human_bytes(report.bytes_resumed)})"
+        print_line(f"reused:    {reused} that an interrupted run had stored")
+    print_line(f"seconds:   {report.seconds:.1f}, and {report.seconds_prefect:.1f} to start Prefect")
+
+
+def _show_unreadable(report: BackupReport) -> None:
+    for item in report.unreadable[:MAX_LISTED]:
+        note(f"could not be read: {item['path']}: {item['reason']}")
+    if len(report.unreadable) > MAX_LISTED:
+        note(f"and {len(report.unreadable) - MAX_LISTED} more that could not be read")

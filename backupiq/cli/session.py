@@ -1,0 +1,230 @@
+"""From what a command was told to an open repository: destinations, password, lock, signals."""
+
+from __future__ import annotations
+
+import contextlib
+import getpass
+import os
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from backupiq.cli.options import is_block, named_destinations, refuse_to_guess
+from backupiq.cli.output import note
+from backupiq.errors import (
+    CancelledRunError,
+    MissingConfigurationError,
+    RepositoryMissingError,
+    StorageError,
+    WrongPasswordError,
+)
+from backupiq.state import last_repository, remember_repository
+
+if TYPE_CHECKING:
+    from backupiq.passwords import Password, PasswordSources
+    from backupiq.repository.repository import Repository
+    from backupiq.storage.provider import StorageProvider
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """Everything a command was told about the repository it works on."""
+
+    repo: list[str] | None
+    password_file: Path | None = None
+    password_command: str | None = None
+    key_block: str | None = None
+    retry_lock: float = 0.0
+    no_lock: bool = False
+    env: Mapping[str, str] = field(default_factory=lambda: dict(os.environ), repr=False)
+    """As it was when the command began: starting Prefect takes the password out of the process's own."""
+
+    def sources(self) -> PasswordSources:
+        """The password part."""
+        from backupiq.passwords import PasswordSources
+
+        return PasswordSources(self.password_file, self.password_command, self.key_block, self.env)
+
+
+def choose_destinations(given: list[str] | None, *, deletes: str | None = None) -> list[str]:
+    """The replicas of the repository to work on: as named, else the ones used last on this machine, which is said.
+
+    ``deletes`` names a command that must not guess. MissingConfigurationError when there is nothing to go by.
+    """
+    named = named_destinations(given)
+    if named:
+        return named
+    if deletes:
+        raise refuse_to_guess(deletes)
+    remembered = last_repository()
+    if not remembered:
+        raise MissingConfigurationError("No repository is named; give --repo DEST or set BACKUPIQ_REPOSITORY.")
+    note(f"using the repository last used on this machine: {', '.join(remembered)}")
+    return remembered
+
+
+def open_provider(destination: str) -> StorageProvider:
+    """The provider of a destination, blocks included. UnknownDestinationError when it is none that is known."""
+    if is_block(destination):
+        from flows.environment import prepare_environment
+
+        prepare_environment()
+        from blocks.destinations import provider_for
+
+        return provider_for(destination)
+    from backupiq.storage.factory import open_destination
+
+    return open_destination(destination)
+
+
+def check_destinations(destinations: Sequence[str]) -> list[str]:
+    """Their locations for people, after making sure that each is one that can be used; nothing is read or written."""
+    return [open_provider(destination).location for destination in destinations]
+
+
+def terminal_prompt(text: str) -> str:
+    """Ask on the terminal without showing what is typed."""
+    return getpass.getpass(text, stream=sys.stderr)
+
+
+def has_terminal() -> bool:
+    """Whether a person can be asked."""
+    return sys.stdin is not None and sys.stdin.isatty()
+
+
+def existing_password(sources: PasswordSources, locations: Sequence[str]) -> Password:
+    """The password of a repository that exists; MissingConfigurationError when nothing and nobody tells it."""
+    from backupiq.passwords import ask_password, find_password, missing_password
+
+    found = find_password(sources, locations, note=note)
+    if found is not None:
+        return found
+    if not has_terminal():
+        raise missing_password()
+    return ask_password(terminal_prompt, twice=False)
+
+
+def run_async(main: Coroutine[Any, Any, T]) -> T:
+    """Run a command's coroutine. SIGTERM ends it as Ctrl-C does: its locks are released, then CancelledRunError."""
+    import asyncio
+
+    terminated = False
+
+    async def guarded() -> T:
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 - inside a running coroutine there is one
+
+        def stop() -> None:
+            nonlocal terminated
+            terminated = True
+            task.cancel()
+
+        with contextlib.suppress(NotImplementedError):  # Windows has no such handlers
+            asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop)
+        return await main
+
+    try:
+        return asyncio.run(guarded())
+    except asyncio.CancelledError:
+        if terminated:
+            raise CancelledRunError("Stopped by SIGTERM; nothing is left locked.") from None
+        raise
+
+
+async def repository_at(destination: str) -> str:
+    """The location of the repository there, for people, after making sure that there is one.
+
+    Raises RepositoryMissingError, and what the provider raises when it does not answer.
+    """
+    async with open_provider(destination) as provider:
+        await _require_repository(provider)
+        return provider.location
+
+
+async def _require_repository(provider: StorageProvider) -> None:
+    # Before a password is asked for: it would be typed for nothing.
+    if not await provider.file_exists("config"):
+        where = provider.location
+        raise RepositoryMissingError(
+            f"There is no repository at {where}. {RepositoryMissingError.hint}", location=where
+        )
+
+
+def wrong_password(error: WrongPasswordError, password: Password, where: str) -> WrongPasswordError:
+    """The same error, saying where the password came from."""
+    return WrongPasswordError(
+        f"The password from {password.origin} opens no key of the repository at {where}. {WrongPasswordError.hint}",
+        **error.details,
+    )
+
+
+async def open_at(destination: str, sources: PasswordSources) -> Repository:
+    """The repository at one destination, opened; the caller closes its provider."""
+    from backupiq.repository.repository import Repository
+
+    provider = open_provider(destination)
+    try:
+        await _require_repository(provider)
+        password = existing_password(sources, [provider.location])
+        try:
+            return await Repository.open(provider, password.secret.get_secret_value())
+        except WrongPasswordError as error:
+            raise wrong_password(error, password, provider.location) from error
+    except BaseException:
+        await provider.close()
+        raise
+
+
+async def first_that_answers(destinations: Sequence[str], attempt: Callable[[str], Awaitable[T]]) -> T:
+    """The attempt at the first replica that can be reached and holds the repository; the others are mentioned."""
+    for destination in destinations[:-1]:
+        try:
+            return await attempt(destination)
+        except (StorageError, RepositoryMissingError) as error:
+            note(f"{error.message} The next replica is used.")
+    return await attempt(destinations[-1])
+
+
+@asynccontextmanager
+async def opened(
+    access: Access, *, exclusive: bool = False, lock: bool = True, deletes: str | None = None
+) -> AsyncIterator[Repository]:
+    """The repository, open and locked (shared, unless ``exclusive``) for the time of the block.
+
+    Of several replicas the first that answers serves. It becomes the repository last used on this machine.
+    ``deletes`` names a command that must not guess which repository is meant.
+    """
+    from backupiq.repository.locking import lock_repository
+
+    destinations = choose_destinations(access.repo, deletes=deletes)
+    sources = access.sources()
+    repo = await first_that_answers(destinations, lambda destination: open_at(destination, sources))
+    try:
+        remember_repository(destinations)
+        if not lock or access.no_lock:
+            yield repo
+        else:
+            async with lock_repository(repo, exclusive=exclusive, retry_for=access.retry_lock):
+                yield repo
+    finally:
+        await repo.provider.close()
+
+
+def this_host() -> str:
+    """This machine's name, as keys record it."""
+    return socket.gethostname()
+
+
+def this_user() -> str:
+    """The user's login name, as keys record it; empty when the system knows none."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError, ImportError):  # what it raises differs between versions of Python
+        return ""

@@ -1,0 +1,1 @@
+"""Prefect blocks: destinations and the repository key."""

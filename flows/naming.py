@@ -1,0 +1,30 @@
+"""Names that say what a run does."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable
+
+
+def short_list(items: Iterable[str], most: int = 3) -> str:
+    """The last parts of a few paths or URLs: ``docs, photos and 2 more``."""
+    names = [os.path.basename(item.rstrip("/")) or item for item in items]
+    rest = len(names) - most
+    return ", ".join(names[:most]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def destination_label(destination: str) -> str:
+    """A destination for names and tags: the folder's own name, ``s3://bucket``, ``block:NAME``; never with options."""
+    text = destination.split("?", 1)[0]
+    found = re.match(r"^[a-z0-9]+://[^/]*@?", text)
+    return re.sub(r"//[^/@]*@", "//", text) if found else short_list([text])
+
+
+def human_bytes(size: float) -> str:
+    """Bytes for a person, in binary units: ``1.5 GiB``."""
+    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
+        if abs(size) < 1024 or unit == "TiB":
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1024
+    raise AssertionError("unreachable")

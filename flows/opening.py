@@ -1,0 +1,116 @@
+"""Opening what a run works on: the destination, its repository (made when there is none yet), the parent snapshot."""
+
+from __future__ import annotations
+
+import asyncio
+import getpass
+import os
+import socket
+import time
+from collections.abc import Sequence
+
+from pydantic import SecretStr
+
+from backupiq.archive.publisher import adopt_orphans
+from backupiq.errors import (
+    MissingConfigurationError,
+    RepositoryExistsError,
+    RepositoryMissingError,
+    StorageNotFoundError,
+)
+from backupiq.passwords import PasswordSources, find_password, missing_password
+from backupiq.repository.locking import list_locks
+from backupiq.repository.repository import Repository
+from backupiq.repository.snapshot import Snapshot, find_parent
+from backupiq.storage.provider import StorageProvider
+from backupiq.telemetry import get_logger
+from flows.context import RunContext
+
+TEMPORARY_FILES_ARE_DEAD_AFTER = 24 * 3600.0
+log = get_logger("backupiq.flows.opening")
+
+
+def resolve_password(run: RunContext, location: str, key_block: str | None) -> SecretStr:
+    """The password of this run: the caller's, else that of the block or the environment of the process."""
+    if run.password is not None:
+        return run.password
+    found = find_password(PasswordSources(block=key_block), [location], note=run.progress.note)
+    if found is None:
+        raise missing_password()
+    return found.secret
+
+
+async def open_or_create(provider: StorageProvider, password: SecretStr) -> tuple[Repository, bool]:
+    """The repository at a destination; made there when the destination holds nothing. Returns whether it was made."""
+    secret = password.get_secret_value()
+    try:
+        return await Repository.open(provider, secret), False
+    except RepositoryMissingError:
+        await _refuse_strangers(provider)
+    try:
+        made = await Repository.init(
+            provider, secret, hostname=socket.gethostname(), username=user_name(), now_ns=time.time_ns()
+        )
+    except RepositoryExistsError:
+        # Another run made it just now.
+        return await Repository.open(provider, secret), False
+    return made, True
+
+
+async def _refuse_strangers(provider: StorageProvider) -> None:
+    """A folder that holds other things, or parts of a repository, is left alone."""
+    try:
+        async for info in provider.list_files():
+            if not info.key.startswith("keys/"):
+                raise RepositoryMissingError(
+                    f"{provider.location} is not empty and holds no repository. Choose an empty place, or create one "
+                    f"there on purpose with `backupiq init --to`."
+                )
+    except StorageNotFoundError:
+        return
+
+
+async def adopt_what_was_left(repository: Repository) -> int:
+    """Make an interrupted run's packs usable; returns their bytes. Does nothing while others use the repository.
+
+    The caller holds a lock.
+    """
+    own = (socket.gethostname(), os.getpid())
+    if any((lock.hostname, lock.pid) != own for _, lock in await list_locks(repository)):
+        return 0
+    await repository.provider.sweep_temporary_files(TEMPORARY_FILES_ARE_DEAD_AFTER)
+    packs, size = await adopt_orphans(repository)
+    if packs:
+        log.info("run.resumed", packs=packs, bytes=size)
+    return size
+
+
+async def choose_parent(
+    repository: Repository, *, host: str, paths: Sequence[str], wanted: str | None, force: bool
+) -> tuple[str, Snapshot] | None:
+    """The snapshot to compare with: the one asked for, else the newest of this host and these paths."""
+    if force:
+        return None
+    if wanted is not None:
+        return await repository.load_snapshot(wanted)
+    return await asyncio.to_thread(find_parent, await repository.snapshots(), host, paths)
+
+
+def user_name() -> str:
+    """The name of the user who runs this, or nothing where the system knows none."""
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError, ImportError):
+        return ""
+
+
+def absolute(path: str) -> str:
+    """A source's path as snapshots name it."""
+    return os.path.abspath(path)
+
+
+def only_destination(destinations: Sequence[str]) -> str:
+    """The one destination of a run."""
+    if len(destinations) != 1:
+        raise MissingConfigurationError("Give one destination with --to; several in one run are not available yet.")
+    return destinations[0]

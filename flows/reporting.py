@@ -1,0 +1,167 @@
+"""What a person sees of a run in Prefect's UI: a progress bar while it works, a summary and tables at its end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+from uuid import UUID
+
+from prefect.artifacts import (
+    acreate_markdown_artifact,
+    acreate_progress_artifact,
+    acreate_table_artifact,
+    aupdate_progress_artifact,
+)
+from prefect.context import FlowRunContext
+
+from backupiq.progress import ProgressSink
+from backupiq.reports import BackupReport, RestoreSummary
+from backupiq.telemetry import get_logger
+from flows.naming import human_bytes
+
+UPDATE_SECONDS = 1.0
+MOST_ROWS = 500
+
+log = get_logger("backupiq.flows.reporting")
+
+
+class FlowProgress:
+    """Passes progress on to a face, and at most once a second to an artifact of the flow run.
+
+    Counting happens in packing threads and costs an addition; talking to Prefect happens in one task beside them.
+    """
+
+    def __init__(self, face: ProgressSink) -> None:
+        self._face = face
+        self._total = 0
+        self._done = 0
+
+    @classmethod
+    @contextlib.asynccontextmanager
+    async def over(cls, face: ProgressSink) -> AsyncIterator[FlowProgress]:
+        """A sink for the length of a run, its artifact kept up to date."""
+        progress = cls(face)
+        teller = asyncio.ensure_future(progress._tell()) if FlowRunContext.get() is not None else None
+        try:
+            yield progress
+        finally:
+            if teller is not None:
+                teller.cancel()
+                await asyncio.gather(teller, return_exceptions=True)
+
+    def stage(self, name: str) -> None:
+        """A new stage begins."""
+        self._face.stage(name)
+
+    def total(self, files: int, bytes_: int) -> None:
+        """How much there is to do."""
+        self._total = bytes_
+        self._face.total(files, bytes_)
+
+    def advance(self, files: int, bytes_: int) -> None:
+        """That much more is done."""
+        self._done += bytes_
+        self._face.advance(files, bytes_)
+
+    def note(self, text: str) -> None:
+        """A line for a person."""
+        self._face.note(text)
+
+    async def _tell(self) -> None:
+        artifact: UUID | None = None
+        shown = -1.0
+        while True:
+            await asyncio.sleep(UPDATE_SECONDS)
+            percent = round(100 * min(1.0, self._done / self._total), 1) if self._total else 0.0
+            if percent == shown:
+                continue
+            shown = percent
+            try:
+                if artifact is None:
+                    made = await acreate_progress_artifact(percent, description="Bytes read of those to be read")
+                    artifact = made if isinstance(made, UUID) else None
+                else:
+                    await aupdate_progress_artifact(artifact, percent)
+            except Exception as error:  # noqa: BLE001 - a picture of the work never ends the work
+                log.debug("progress.not_shown", error=type(error).__name__)
+
+
+async def report_backup(report: BackupReport) -> None:
+    """The artifacts of a backup: a summary, the destinations, and what could not be read."""
+    if FlowRunContext.get() is None:
+        return
+    await _artifact(acreate_markdown_artifact(key="backup-summary", markdown=backup_markdown(report)))
+    rows = [
+        {"destination": d["name"], "complete": d["complete"], "bytes sent": d["bytes"]} for d in report.destinations
+    ]
+    await _artifact(acreate_table_artifact(key="backup-destinations", table=rows))
+    if report.unreadable:
+        await _artifact(acreate_table_artifact(key="backup-unreadable", table=report.unreadable[:MOST_ROWS]))
+
+
+async def report_restore(summary: RestoreSummary) -> None:
+    """The artifacts of a restore: a summary and what went wrong."""
+    if FlowRunContext.get() is None:
+        return
+    await _artifact(acreate_markdown_artifact(key="restore-summary", markdown=restore_markdown(summary)))
+    if summary.problems:
+        await _artifact(acreate_table_artifact(key="restore-problems", table=summary.problems[:MOST_ROWS]))
+
+
+async def _artifact(making: Any) -> None:
+    began = time.monotonic()
+    try:
+        await making
+    except Exception as error:  # noqa: BLE001 - the backup is done; a report that cannot be shown does not undo it
+        log.warning("artifact.not_stored", error=type(error).__name__, seconds=round(time.monotonic() - began, 1))
+
+
+def backup_markdown(report: BackupReport) -> str:
+    """The summary of a backup as Markdown."""
+    snapshot = f"`{report.snapshot_id[:8]}`" if report.snapshot_id else "none (dry run)"
+    lines = [
+        f"# Snapshot {snapshot}",
+        "",
+        "| | |",
+        "|---|---|",
+        f"| Paths | {', '.join(map(_code, report.paths))} |",
+        f"| Files | {report.total_files:,} ({report.files_new:,} new, {report.files_changed:,} changed, "
+        f"{report.files_unmodified:,} unmodified) |",
+        f"| Size | {human_bytes(report.total_bytes)} |",
+        f"| Added | {human_bytes(report.data_added)} ({human_bytes(report.data_added_packed)} stored) |",
+        f"| Sent | {human_bytes(report.bytes_sent)} |",
+        f"| Taken over from an interrupted run | {human_bytes(report.bytes_resumed)} |",
+        f"| Time | {report.seconds:.1f} s |",
+        "",
+    ]
+    if report.unreadable:
+        lines.append(f"**{len(report.unreadable):,} items could not be read** and are listed in a table of this run.")
+    lines.extend(f"- {_code(warning)}" for warning in report.warnings[:50])
+    return "\n".join(lines)
+
+
+def restore_markdown(summary: RestoreSummary) -> str:
+    """The summary of a restore as Markdown."""
+    lines = [
+        f"# Restored snapshot `{summary.snapshot_id[:8]}`" + (" (dry run)" if summary.dry_run else ""),
+        "",
+        "| | |",
+        "|---|---|",
+        f"| Target | {_code(summary.target)} |",
+        f"| Files | {summary.files:,} |",
+        f"| Size | {human_bytes(summary.bytes)} |",
+        f"| Left as they were | {summary.skipped:,} |",
+        f"| Problems | {len(summary.problems):,} |",
+        f"| Time | {summary.seconds:.1f} s |",
+    ]
+    return "\n".join(lines)
+
+
+def _code(text: str) -> str:
+    """Text that came from file names, as inert Markdown."""
+    clean = re.sub(r"[`|\r\n]", " ", text)
+    return f"`{clean}`"
