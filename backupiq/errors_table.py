@@ -21,8 +21,8 @@ _INTRODUCTION = """\
 
 Every error that BackupIQ raises on purpose. The *code* is stable and meant for programs (`--json`, logs, the API);
 *retry* says whether the same call may succeed when it is made again, and only such errors are retried by the flows;
-*HTTP* is the status a service answers with, *exit* what the command line ends with. Classes stand in `backupiq/errors.py`;
-an indented class is a kind of the one above it.
+*HTTP* is the status a service answers with, *exit* what the command line ends with. The classes stand in
+`backupiq/errors.py`; an indented class is a kind of the one above it.
 
 Made by `python -m backupiq.errors_table > docs/errors.md`; do not edit it by hand.
 """

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import secrets
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -48,7 +47,7 @@ def write_private(path: Path, data: bytes, *, create_only: bool = False) -> bool
     Raises OSError when the disk or its rights do not allow it.
     """
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}-tmp-{secrets.token_hex(8)}")
+    temporary = path.with_name(f".{path.name}-tmp-{os.urandom(8).hex()}")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
         with open(descriptor, "wb") as file:

@@ -56,7 +56,7 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
 def main(given: list[str] | None = None) -> int:
     """Measures, prints the tables and writes one JSON file below benchmarks/results. The exit code."""
     options = arguments(given)
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else 120)
     program = shutil.which("restic")
     if program is None:
         console.print("restic is not on this machine: install it (make programs, as root) to measure against it")

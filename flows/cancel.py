@@ -46,6 +46,7 @@ async def cancellable(run: RunContext, flow_run_id: UUID | None, work: Coroutine
         await asyncio.wait([task])
         if run.cancel_requested is None:
             raise
+        run.cleaned_up.set()
         log.warning("run.cancelled", reason=run.cancel_requested)
         return Cancelled(message=f"The run was ended: {run.cancel_requested}.")
     finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import contextvars
 import dataclasses
@@ -27,10 +28,13 @@ class RunContext:
     launched: float = dataclasses.field(default_factory=time.perf_counter)
     flow_began: float | None = None
     report: Any = None
-    error: BaseException | None = None
     cancel_requested: str | None = None
     on_cancel: Callable[[], object] | None = None
     on_begin: Callable[[], None] | None = None
+    cleaned_up: asyncio.Event = dataclasses.field(default_factory=asyncio.Event)
+    """Set when a run that was asked to end has given everything back: locks, spool, threads."""
+    abandoned: bool = False
+    """Prefect's API did not answer any more, and the event loop was left as it stood."""
 
     def begin(self) -> None:
         """The flow's first line is reached."""

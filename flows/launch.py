@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import signal
+import sys
 import threading
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
@@ -16,63 +18,89 @@ from backupiq.profile import BackupOptions, RestoreOptions
 from backupiq.progress import ProgressSink
 from backupiq.reports import BackupReport, RestoreSummary
 from flows.context import RunContext, running
+from flows.embedded import EmbeddedServer, stop_embedded_server
 from flows.environment import prepare_environment
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-GOODBYE_SECONDS = 3.0
-"""How long a run that has cleaned up may still talk to Prefect's API before it is left without an answer."""
+GOODBYE_SECONDS = 2.0
+"""How long a run that was ended may still talk to Prefect's API once it has cleaned up."""
 
 
 def run_backup(options: BackupOptions, *, password: SecretStr, progress: ProgressSink) -> BackupReport:
     """Run the backup flow in this process; BackupIQError when it fails, CancelledRunError when it is ended early."""
 
-    def start() -> Awaitable[Any]:
+    def load() -> Callable[[], Awaitable[Any]]:
         from flows.backup import backup
 
-        return backup(options, return_state=True)
+        return lambda: backup(options, return_state=True)
 
-    report: BackupReport = _launch(start, RunContext(password=password, progress=progress))
+    report: BackupReport = _launch(load, RunContext(password=password, progress=progress))
     return report
 
 
 def run_restore(options: RestoreOptions, *, password: SecretStr, progress: ProgressSink) -> RestoreSummary:
     """Run the restore flow in this process; BackupIQError when it fails, CancelledRunError when it is ended early."""
 
-    def start() -> Awaitable[Any]:
+    def load() -> Callable[[], Awaitable[Any]]:
         from flows.restore import restore
 
-        return restore(options, return_state=True)
+        return lambda: restore(options, return_state=True)
 
-    summary: RestoreSummary = _launch(start, RunContext(password=password, progress=progress))
+    summary: RestoreSummary = _launch(load, RunContext(password=password, progress=progress))
     return summary
 
 
-def _launch(start: Callable[[], Awaitable[Any]], run: RunContext) -> Any:
+def _launch(load: Callable[[], Callable[[], Awaitable[Any]]], run: RunContext) -> Any:
     run.progress.stage("starting Prefect")
     prepare_environment()
-    with _interrupting(), running(run):
-        coroutine = start()
-        with asyncio.Runner() as runner:
-            state = runner.run(_supervised(coroutine, run))
-    if run.cancel_requested is not None or state is None or state.is_cancelled():
+    server = EmbeddedServer()
+    server.start()
+    loop = asyncio.new_event_loop()
+    try:
+        with _interrupting(), running(run):
+            start = load()
+            server.wait()
+            state = loop.run_until_complete(_supervised(start, run))
+    except KeyboardInterrupt:
+        stop_embedded_server()
+        raise
+    except (BackupIQError, MemoryError):
+        raise
+    except Exception as error:
+        if run.flow_began is not None:
+            raise
+        raise OrchestrationError(
+            f"Prefect cannot start the run: {_first_line(error)}. {OrchestrationError.hint}"
+        ) from error
+    finally:
+        if not run.abandoned:
+            _close(loop)
+    if run.cancel_requested is not None or state.is_cancelled():
+        if run.abandoned:
+            stop_embedded_server()
         raise CancelledRunError(f"The run was ended: {run.cancel_requested or 'cancelled'}. {CancelledRunError.hint}")
     if run.report is not None and state.is_completed():
         return run.report
-    raise _error_of(state, run)
+    raise _error_of(state)
 
 
-async def _supervised(flow: Awaitable[Any], run: RunContext) -> Any:
-    """Await the flow; a signal asks it to end, and once it has cleaned up Prefect gets a few seconds and no more."""
+def leave(code: int) -> None:
+    """End the process now with that exit code: nothing of the run is left to do, and nobody waits for Prefect."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    stop_embedded_server()
+    os._exit(code)
+
+
+async def _supervised(start: Callable[[], Awaitable[Any]], run: RunContext) -> Any:
+    """Run the flow. A signal asks it to end; once it has cleaned up, Prefect gets a few seconds and no more."""
     loop = asyncio.get_running_loop()
-    task = asyncio.ensure_future(flow)
-    leaving: list[asyncio.TimerHandle] = []
+    task = asyncio.ensure_future(start())
 
     def stop(name: str) -> None:
         run.request_cancel(f"signal {name}")
         if run.flow_began is None:
             task.cancel()
-        elif not leaving:
-            leaving.append(loop.call_later(GOODBYE_SECONDS, task.cancel))
 
     def install() -> None:
         with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):
@@ -82,15 +110,33 @@ async def _supervised(flow: Awaitable[Any], run: RunContext) -> Any:
     install()
     # Prefect sets a handler of its own for SIGTERM when the flow begins; ours goes back on top of it.
     run.on_begin = install
+    ended = asyncio.ensure_future(run.cleaned_up.wait())
     try:
-        return await task
-    except asyncio.CancelledError:
-        if run.cancel_requested is None:
-            raise
-        return None
+        await asyncio.wait({task, ended}, return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            await asyncio.wait({task}, timeout=GOODBYE_SECONDS)
+        if not task.done():
+            run.abandoned = True
+            return None
+        if task.cancelled() and run.cancel_requested is not None:
+            raise CancelledRunError(f"The run was ended: {run.cancel_requested}.")
+        return task.result()
     finally:
-        for handle in leaving:
-            handle.cancel()
+        ended.cancel()
+
+
+def _close(loop: asyncio.AbstractEventLoop) -> None:
+    """What asyncio.run does at its end."""
+    try:
+        pending = asyncio.all_tasks(loop)
+        for task in pending:
+            task.cancel()
+        if pending:
+            loop.run_until_complete(asyncio.wait(pending, timeout=GOODBYE_SECONDS))
+        loop.run_until_complete(loop.shutdown_asyncgens())
+        loop.run_until_complete(loop.shutdown_default_executor())
+    finally:
+        loop.close()
 
 
 @contextlib.contextmanager
@@ -110,13 +156,14 @@ def _interrupting() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _error_of(state: Any, run: RunContext) -> BaseException:
-    """The error that ended the flow: ours as it was raised, anything else wrapped with its kind."""
-    if run.error is not None:
-        return run.error
+def _error_of(state: Any) -> BaseException:
+    """The error that ended the flow: ours as it was raised, anything else as it is."""
     data = getattr(state, "data", None)
-    if isinstance(data, BackupIQError):
-        return data
     if isinstance(data, BaseException):
         return data
     return OrchestrationError(f"Prefect ended the run as {state.name}: {state.message or 'it gave no reason'}.")
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip().splitlines()
+    return (text[0] if text else type(error).__name__).rstrip(".")

@@ -94,6 +94,8 @@ def unchanged_content(entry: FileEntry, node: Node, index: MasterIndex) -> bytes
     ):
         return None
     ids = bytes.fromhex("".join(node.content))
+    if entry.size and not ids:
+        return None
     for at in range(0, len(ids), 32):
         if not index.has(ids[at : at + 32], BlobType.DATA):
             return None
@@ -102,4 +104,9 @@ def unchanged_content(entry: FileEntry, node: Node, index: MasterIndex) -> bytes
 
 def same_time(written: str, ns: int) -> bool:
     """Whether a stored time is that instant; text is compared first, since a time is almost always written our way."""
-    return written == format_time_ns(ns) or (not written.endswith("Z") and parse_time_ns(written) == ns)
+    if written == format_time_ns(ns):
+        return True
+    try:
+        return not written.endswith("Z") and parse_time_ns(written) == ns
+    except RepositoryDamagedError:
+        return False

@@ -52,6 +52,8 @@ class PackWriter:
       that will either put it there or fail the run;
     - a blob is given to at most one pack, however many threads save it at once;
     - ``on_finished`` is called once for every pack, after all of its blobs are in the index, and never under a lock;
+    - once a blob could not be stored, every later ``save`` of a new blob and every ``flush`` raises the same error, since
+      others may have been given its id;
     - after ``flush`` no pack is open; a failure leaves the packs that were finished, and ``discard`` removes the rest.
     """
 
@@ -76,6 +78,7 @@ class PackWriter:
         self._lock = threading.Lock()
         self._local = threading.local()
         self._random = random.Random(hashlib.sha256(master.seal(b"")).digest())  # noqa: S311 (seeded by a sealed nonce)
+        self._failure: BaseException | None = None
         self.counts = WriterCounts()
 
     def save(self, data: bytes | memoryview, kind: BlobType) -> bytes:
@@ -85,12 +88,18 @@ class PackWriter:
             return blob_id
         claimed = self._claimed[kind]
         with self._lock:
+            if self._failure is not None:
+                raise self._failure
             # The index is asked again under the lock: a pack's blobs enter it before their claims are dropped.
             if blob_id in claimed or self._index.has(blob_id, kind):
                 return blob_id
             claimed.add(blob_id)
-        stored, plain_length = self._pack_form(data, kind)
-        self._append(blob_id, kind, self._master.seal(stored), plain_length, len(data))
+        try:
+            stored, plain_length = self._pack_form(data, kind)
+            self._append(blob_id, kind, self._master.seal(stored), plain_length, len(data))
+        except BaseException as error:
+            self._failure = error
+            raise
         return blob_id
 
     def _pack_form(self, data: bytes | memoryview, kind: BlobType) -> tuple[bytes | memoryview, int]:
@@ -161,7 +170,9 @@ class PackWriter:
         return pack
 
     def flush(self) -> None:
-        """Finish every open pack."""
+        """Finish every open pack; raises what kept a blob from being stored, if anything did."""
+        if self._failure is not None:
+            raise self._failure
         for slots in self._open.values():
             for slot in slots:
                 with slot.lock:

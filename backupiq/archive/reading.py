@@ -7,7 +7,7 @@ import os
 import stat
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 
 import msgspec
 
@@ -195,8 +195,8 @@ class FileReader:
                     ids.append(waiting.pop(0).result())
             ids.extend(future.result() for future in waiting)
         finally:
-            for future in waiting:
-                future.cancel()
+            # None runs on when this file is given up: a pack it finished later would belong to no batch.
+            wait([future for future in waiting if not future.cancel()])
         return b"".join(ids), total
 
     def _step(self, size: int) -> None:

@@ -19,7 +19,7 @@ from backupiq.archive.metadata import RestoreProblem, raise_if_fatal, reason_of
 from backupiq.archive.restore_finish import make_hard_links, make_others, settle_folders, verify_files
 from backupiq.archive.restore_plan import RestorePlan
 from backupiq.archive.restore_prepare import decide_files, make_folders
-from backupiq.archive.restore_run import Overwrite, RestoreRun
+from backupiq.archive.restore_run import FolderState, Overwrite, RestoreRun
 from backupiq.archive.restore_schedule import Ordinals, Schedule, Wanted
 from backupiq.archive.restore_writer import TargetWriter
 from backupiq.archive.safe_tree import SafeTree, printable
@@ -40,7 +40,8 @@ class RestoreReport:
     """What a restore did.
 
     ``bytes`` of content written; ``skipped`` items the overwrite rule left alone; ``failed`` items that could not be
-    restored; ``owners_kept`` items whose owner another user than root could not restore; ``problems`` holds the first 10,000 of ``problem_count``.
+    restored; ``owners_kept`` items whose owner another user than root could not restore; ``verified`` files that were
+    read back and found right; ``problems`` holds the first 10,000 of ``problem_count``.
     """
 
     files: int
@@ -89,11 +90,10 @@ async def execute_restore(
     the destination that are not damage. However it ends, no thread works on and no unfinished file stays.
     """
     began = clock()
-    _make_target(target)
     shown = printable(os.fsencode(target))
-    run = RestoreRun(
-        plan, shown, overwrite, sparse, should_stop or _never, bytearray(len(plan.folders)), bytearray(len(plan.files))
-    )
+    folders = bytearray(len(plan.folders))
+    folders[0] = FolderState.MADE if _make_target(target, shown) else FolderState.FOUND
+    run = RestoreRun(plan, shown, overwrite, sparse, should_stop or _never, folders, bytearray(len(plan.files)))
     for problem in plan.problems:
         run.problem(problem)
     execution = _Execution(run, reader, target, max(1, workers), on_progress, on_problem)
@@ -122,14 +122,16 @@ def _never() -> bool:
     return False
 
 
-def _make_target(target: Path) -> None:
+def _make_target(target: Path, shown: str) -> bool:
+    """Make the target and what is above it; whether it was missing."""
     try:
-        os.makedirs(target, mode=0o700, exist_ok=True)
+        if os.path.isdir(target):
+            return False
+        os.makedirs(target, mode=0o700)
     except OSError as error:
-        raise_if_fatal(error, printable(os.fsencode(target)))
-        raise RestoreWriteError(
-            f"The target {printable(os.fsencode(target))} cannot be made: {reason_of(error)}. Choose another folder."
-        ) from error
+        raise_if_fatal(error, shown)
+        raise RestoreWriteError(f"The target {shown} cannot be made: {reason_of(error)}. Choose another folder.") from error
+    return True
 
 
 class _Execution:

@@ -112,7 +112,13 @@ def _link(writer: TargetWriter, folder: int, name: bytes, new: PlannedHardLink |
     place = writer.tree.place(new.folder)
     direct = writer.run.folders[new.folder] == FolderState.MADE
     used = new.name if direct else writer.run.temporary_name()
-    os.link(source.at(name), place.at(used), src_dir_fd=source.fd, dst_dir_fd=place.fd, follow_symlinks=False)
+    os.link(
+        source.at(name),
+        place.at(used),
+        src_dir_fd=source.fd,
+        dst_dir_fd=place.fd,
+        follow_symlinks=os.link not in os.supports_follow_symlinks,  # False cannot be said where it is the only way
+    )
     if not direct:
         try:
             os.replace(place.at(used), place.at(new.name), src_dir_fd=place.fd, dst_dir_fd=place.fd)
@@ -152,10 +158,10 @@ def settle_folders(writer: TargetWriter) -> None:
 
 
 def verify_files(writer: TargetWriter, index: MasterIndex, rows: range) -> int:
-    """Read restored files back and compare each piece with its id; how many were found to differ."""
+    """Read restored files back and compare each piece with its id; how many are right. The others become problems."""
     run = writer.run
     files = run.plan.files
-    wrong = 0
+    right = 0
     for row in rows:
         run.check_stop()
         if run.rows[row] not in (ItemState.DONE, ItemState.SAME):
@@ -170,10 +176,10 @@ def verify_files(writer: TargetWriter, index: MasterIndex, rows: range) -> int:
                 os.close(fd)
             if not good:
                 raise RestoreWriteError("Reading it back gave other content than was written. Check the target's disk.")
+            right += 1
         except (OSError, RestoreError) as error:
-            wrong += 1
             run.item_problem(files.folder[row], name, "verification", error)
-    return wrong
+    return right
 
 
 def _holds(fd: int, ids: bytes, index: MasterIndex) -> bool:

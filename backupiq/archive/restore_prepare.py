@@ -20,7 +20,6 @@ def make_folders(run: RestoreRun, tree: SafeTree) -> None:
     A folder that cannot be had is one problem; all that belongs below it is left out.
     """
     states = run.folders
-    states[0] = FolderState.FOUND
     for number in range(1, len(run.plan.folders)):
         if number % _STOP_EVERY == 0:
             run.check_stop()

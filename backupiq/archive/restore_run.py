@@ -140,7 +140,7 @@ class RestoreRun:
             self.counts.bytes += size
 
     def fail(self, row: int, what: str, error: BaseException) -> PartialFile | None:
-        """A file cannot be restored; its unfinished file, if any, is the caller's to remove. Later calls do nothing."""
+        """A file cannot be restored: the first call records it and gives the unfinished file, if any, to be removed."""
         with self.lock:
             if self.rows[row] == ItemState.FAILED:
                 return None

@@ -99,7 +99,8 @@ class TargetWriter:
             try:
                 if self.run.sparse and len(data) >= _HOLE:
                     _write_sparse(fd, data, 0)
-                    os.ftruncate(fd, len(data))
+                    if data.endswith(b"\0"):  # it may end in a hole, which nothing written makes it reach
+                        os.ftruncate(fd, len(data))
                 else:
                     _write(fd, data)
                 self._settle(fd, row)

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from backupiq.errors import CancelledRunError, DiskFullError
+from backupiq.repository.locking import pid_alive
 
 OWNER_FILE = "owner"
 DEFAULT_LIMIT = 512 << 20
@@ -83,7 +84,7 @@ def default_parent() -> Path:
 def _sweep(parent: Path) -> None:
     for folder in parent.glob("run-*"):
         with contextlib.suppress(OSError, ValueError):
-            if not _alive(int((folder / OWNER_FILE).read_text())):
+            if not pid_alive(int((folder / OWNER_FILE).read_text())):
                 shutil.rmtree(folder, ignore_errors=True)
             continue
         with contextlib.suppress(OSError):
@@ -91,12 +92,3 @@ def _sweep(parent: Path) -> None:
             if time.time() - folder.stat().st_mtime > 3600:
                 shutil.rmtree(folder, ignore_errors=True)
 
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True
-    return True

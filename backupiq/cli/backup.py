@@ -24,58 +24,51 @@ if TYPE_CHECKING:
     from backupiq.reports import BackupReport
 
 MAX_LISTED = 50
-_EXCLUDING = "What to leave out"
 
 
 def backup(
     paths: Annotated[
-        list[str], typer.Argument(metavar="PATH...", help="Files and folders to back up.", show_default=False)
+        list[str], typer.Argument(metavar="PATH", help="Files and folders to back up.", show_default=False)
     ],
     to: Annotated[
         list[str] | None,
         typer.Option(
             "--to",
             metavar="DEST",
-            help="Where to store them: a folder, a URL or block:NAME; again for each replica. "
+            help="Where to store them: a folder, a URL or block:NAME. "
             "Else BACKUPIQ_REPOSITORY, else the one last used here.",
         ),
     ] = None,
     exclude: Annotated[
         list[str] | None,
-        typer.Option(
-            "--exclude", "-e", metavar="PATTERN", help="Leave out, in gitignore syntax.", rich_help_panel=_EXCLUDING
-        ),
+        typer.Option("--exclude", "-e", metavar="PATTERN", help="Leave out what matches, in gitignore syntax."),
     ] = None,
     iexclude: Annotated[
         list[str] | None,
-        typer.Option("--iexclude", metavar="PATTERN", help="The same, ignoring case.", rich_help_panel=_EXCLUDING),
+        typer.Option("--iexclude", metavar="PATTERN", help="The same, whatever the case of letters."),
     ] = None,
     exclude_file: Annotated[
         list[str] | None,
-        typer.Option("--exclude-file", metavar="FILE", help="A file of such patterns.", rich_help_panel=_EXCLUDING),
+        typer.Option("--exclude-file", metavar="FILE", help="Leave out what the patterns in this file match."),
     ] = None,
     exclude_caches: Annotated[
         bool,
-        typer.Option("--exclude-caches", help="Contents of folders with a CACHEDIR.TAG.", rich_help_panel=_EXCLUDING),
+        typer.Option("--exclude-caches", help="Leave out what folders marked by CACHEDIR.TAG hold."),
     ] = False,
     exclude_larger_than: Annotated[
         int | None,
         typer.Option(
-            "--exclude-larger-than",
-            metavar="SIZE",
-            parser=parse_size,
-            help="Files larger than, for example 2G.",
-            rich_help_panel=_EXCLUDING,
+            "--exclude-larger-than", metavar="SIZE", parser=parse_size, help="Leave out larger files, for example 2G."
         ),
     ] = None,
-    exclude_special: Annotated[
-        bool, typer.Option("--exclude-special", help="FIFOs and devices.", rich_help_panel=_EXCLUDING)
-    ] = False,
+    exclude_special: Annotated[bool, typer.Option("--exclude-special", help="Leave out FIFOs and devices.")] = False,
     one_file_system: Annotated[
-        bool, typer.Option("--one-file-system", "-x", help="Other file systems.", rich_help_panel=_EXCLUDING)
+        bool, typer.Option("--one-file-system", "-x", help="Stay on the file systems of the PATHs.")
     ] = False,
-    tag: Annotated[list[str] | None, typer.Option("--tag", metavar="TAG", help="A tag for the snapshot.")] = None,
-    host: Annotated[str | None, typer.Option("--host", "-H", metavar="HOST", help="Host name to record.")] = None,
+    tag: Annotated[
+        list[str] | None, typer.Option("--tag", metavar="TAG", help="A tag for the snapshot; may be repeated.")
+    ] = None,
+    host: Annotated[str | None, typer.Option("--host", "-H", metavar="HOST", help="The host name to record.")] = None,
     parent: Annotated[
         str | None, typer.Option("--parent", metavar="SNAPSHOT", help="Compare with this snapshot, not the newest.")
     ] = None,

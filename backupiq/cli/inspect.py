@@ -24,13 +24,23 @@ from backupiq.cli.options import (
     SnapshotTags,
     split_snapshot,
 )
-from backupiq.cli.output import escape_name, human_bytes, human_time, json_path, print_json, print_line, print_table
+from backupiq.cli.output import (
+    escape_name,
+    human_bytes,
+    human_time,
+    json_path,
+    note,
+    print_json,
+    print_line,
+    print_table,
+)
 from backupiq.cli.session import Access, opened, run_async
 
 if TYPE_CHECKING:
     from backupiq.cli.compare import Change, DiffSummary
     from backupiq.cli.listing import Item, TreeLoader
     from backupiq.cli.statistics import Statistics
+    from backupiq.errors import BackupIQError
     from backupiq.repository.repository import Repository
     from backupiq.repository.snapshot import Snapshot
 
@@ -56,18 +66,21 @@ def snapshots(
     """List the snapshots of a repository."""
     access = Access(repo, password_file, password_command, key_block, retry_lock, no_lock)
 
+    damaged: list[BackupIQError] = []
+
     async def load() -> Snapshots:
         async with opened(access) as repository:
-            return await repository.snapshots()
+            return await repository.snapshots(on_damaged=lambda _, error: damaged.append(error))
 
     found = newest_of_each(select_snapshots(run_async(load()), host, path, tag), latest)
     if json:
         print_json([snapshot_dict(*one) for one in found])
-        return
-    print_table(
-        ("ID", "Time", "Host", "Tags", "Paths", "Files", "Size"), [_row(*one) for one in found], right=frozenset({5, 6})
-    )
-    print_line(f"{len(found)} snapshot{'' if len(found) == 1 else 's'}")
+    else:
+        _print_snapshots(found)
+    for error in damaged:
+        note(error.message)
+    if damaged:
+        raise typer.Exit(damaged[0].exit_code)
 
 
 def ls(
@@ -79,7 +92,7 @@ def ls(
         typer.Option(
             "--recursive/--no-recursive",
             "-R",
-            help="Also what is below the folders listed (as always, unless told not to).",
+            help="Also what is below the folders listed.",
         ),
     ] = True,
     host: Hosts = None,
@@ -140,7 +153,7 @@ def diff(
 def stats(
     snapshot: Annotated[
         str | None,
-        typer.Argument(metavar="[SNAPSHOT]", help="Only this snapshot; else all.", show_default=False),
+        typer.Argument(metavar="SNAPSHOT", help="Only this snapshot; else all.", show_default=False),
     ] = None,
     repo: Repo = None,
     host: Hosts = None,
@@ -239,6 +252,13 @@ def snapshot_dict(snapshot_id: str, snapshot: Snapshot) -> dict[str, Any]:
 
     fields: dict[str, Any] = msgspec.to_builtins(snapshot)
     return {**fields, "id": snapshot_id, "short_id": snapshot_id[:8]}
+
+
+def _print_snapshots(found: Snapshots) -> None:
+    print_table(
+        ("ID", "Time", "Host", "Tags", "Paths", "Files", "Size"), [_row(*one) for one in found], right=frozenset({5, 6})
+    )
+    print_line(f"{len(found)} snapshot{'' if len(found) == 1 else 's'}")
 
 
 def _row(snapshot_id: str, snapshot: Snapshot) -> tuple[str, ...]:

@@ -85,7 +85,7 @@ def add_key(
     access = Access(repo, password_file, password_command, key_block, retry_lock)
 
     async def main() -> str:
-        async with opened(access) as repository:
+        async with opened(access, single=True) as repository:
             password = _new_password(new_password_file)
             return await repository.add_key(
                 password.secret.get_secret_value(),
@@ -115,7 +115,7 @@ def remove_key(
     access = Access(repo, password_file, password_command, key_block, retry_lock)
 
     async def main() -> str:
-        async with opened(access, exclusive=True, deletes="`key remove`") as repository:
+        async with opened(access, exclusive=True, single=True, deletes="`key remove`") as repository:
             return await repository.remove_key(key.lower())
 
     key_id = run_async(main())

@@ -27,15 +27,13 @@ EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
 EXIT_PIPE_CLOSED = 141  # as a shell reports a program that SIGPIPE ended
 
-import os as _o
-MODE="rich" if not _o.environ.get("PLAIN") else None
 app = typer.Typer(
     name="backupiq",
     help="Backups that know what they hold: encrypted, deduplicated, in restic's open format.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    rich_markup_mode=MODE,
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
+    rich_markup_mode=None,  # Rich's help would take twice as long to appear
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 
 
@@ -96,12 +94,18 @@ def run(arguments: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors="backslashreplace")  # a name must never end a listing
     try:
         code = _invoke(hoist_global_options(given))
+    except typer.TyperException as error:
+        if type(error).__name__ == "NoArgsIsHelpError":  # its text is the whole help
+            sys.stderr.write(f"{error.format_message()}\n")
+        else:
+            report_error(as_backupiq_error(error), EXIT_USAGE, json_wanted="--json" in options)
+        return EXIT_USAGE
     except Exception as error:  # noqa: BLE001 - the outermost place: every error becomes a line and an exit code
-        code = EXIT_USAGE if isinstance(error, typer.TyperException) else as_backupiq_error(error).exit_code
-        report_error(as_backupiq_error(error), code, json_wanted="--json" in options)
+        known = as_backupiq_error(error)
+        report_error(known, known.exit_code, json_wanted="--json" in options)
         if "--debug" in options or os.environ.get("BACKUPIQ_DEBUG"):
             traceback.print_exception(error)
-        return code
+        return known.exit_code
     if code == EXIT_INTERRUPTED:
         report_error(CancelledRunError("Interrupted."), code, json_wanted="--json" in options)
     return code
@@ -148,10 +152,16 @@ def as_backupiq_error(error: Exception) -> BackupIQError:
         return error
     if isinstance(error, typer.TyperException):
         return ValidationError(f"{error.format_message()} See `backupiq --help` or `backupiq COMMAND --help`.")
+    pydantic_core = sys.modules.get("pydantic_core")
+    if pydantic_core is not None and isinstance(error, pydantic_core.ValidationError):
+        first = error.errors(include_input=False, include_url=False, include_context=False)[0]
+        place = " ".join(map(str, first["loc"])) or "a value"
+        return ValidationError(f"{place} is not valid: {first['msg']}. Correct it and run the command again.")
     if isinstance(error, OSError) and error.strerror:
         where = f" ({os.fsdecode(error.filename)})" if isinstance(error.filename, str | bytes) else ""
         return ResourceError(f"The system refused: {error.strerror}{where}. Correct that and run the command again.")
-    return BackupIQError(kind=type(error).__name__)
+    text = f"Something unexpected happened inside BackupIQ ({type(error).__name__}). {BackupIQError.hint}"
+    return BackupIQError(text, kind=type(error).__name__)
 
 
 def report_error(error: BackupIQError, exit_code: int, *, json_wanted: bool) -> None:

@@ -80,7 +80,7 @@ def unlock(
     deletes = "`unlock --remove-all`" if remove_all else None
 
     async def main() -> list[str]:
-        async with opened(access, lock=False, deletes=deletes) as repository:
+        async with opened(access, lock=False, single=True, deletes=deletes) as repository:
             return await remove_stale_locks(repository, remove_all=remove_all)
 
     removed = run_async(main())

@@ -81,9 +81,6 @@ def refuse_to_guess(what: str) -> MissingConfigurationError:
     )
 
 
-_REPOSITORY = "Repository"
-_PASSWORD = "Password"  # noqa: S105 - a heading of the help
-
 Repo = Annotated[
     list[str] | None,
     typer.Option(
@@ -92,16 +89,12 @@ Repo = Annotated[
         metavar="DEST",
         help="The repository: a folder, a URL or block:NAME; again for each replica. "
         f"Else {REPOSITORY_VARIABLE}, else the one last used here.",
-        rich_help_panel=_REPOSITORY,
     ),
 ]
 PasswordFile = Annotated[
     Path | None,
     typer.Option(
-        "--password-file",
-        metavar="FILE",
-        help="Read the password from this file. [env: BACKUPIQ_PASSWORD_FILE]",
-        rich_help_panel=_PASSWORD,
+        "--password-file", metavar="FILE", help="Read the password from this file. [env: BACKUPIQ_PASSWORD_FILE]"
     ),
 ]
 PasswordCommand = Annotated[
@@ -110,17 +103,11 @@ PasswordCommand = Annotated[
         "--password-command",
         metavar="COMMAND",
         help="Run this command and take what it prints. [env: BACKUPIQ_PASSWORD_COMMAND]",
-        rich_help_panel=_PASSWORD,
     ),
 ]
 KeyBlock = Annotated[
     str | None,
-    typer.Option(
-        "--key-block",
-        metavar="NAME",
-        help="Take the password from this RepositoryKey block.",
-        rich_help_panel=_PASSWORD,
-    ),
+    typer.Option("--key-block", metavar="NAME", help="Take the password from this RepositoryKey block."),
 ]
 RetryLock = Annotated[
     float,
@@ -130,14 +117,11 @@ RetryLock = Annotated[
         parser=parse_duration,
         show_default=False,
         help="Wait this long for a locked repository, for example 10m.",
-        rich_help_panel=_REPOSITORY,
     ),
 ]
 NoLock = Annotated[
     bool,
-    typer.Option(
-        "--no-lock", help="Read without a lock, for a repository that is read-only.", rich_help_panel=_REPOSITORY
-    ),
+    typer.Option("--no-lock", help="Read without a lock, for a repository that is read-only."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]

@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from backupiq.reports import RestoreSummary
 
 MAX_LISTED = 50
-_LATEST = "Which snapshot is the latest"
 
 
 class Overwrite(StrEnum):
@@ -60,21 +59,23 @@ def restore(
     ],
     repo: Repo = None,
     include: Annotated[
-        list[str] | None, typer.Option("--include", "-i", metavar="PATTERN", help="Only this, in gitignore syntax.")
+        list[str] | None,
+        typer.Option("--include", "-i", metavar="PATTERN", help="Restore only what matches, in gitignore syntax."),
     ] = None,
     exclude: Annotated[
-        list[str] | None, typer.Option("--exclude", "-e", metavar="PATTERN", help="Not this, in gitignore syntax.")
+        list[str] | None,
+        typer.Option("--exclude", "-e", metavar="PATTERN", help="Leave out what matches, in gitignore syntax."),
     ] = None,
     host: Annotated[
         str | None,
-        typer.Option("--host", "-H", metavar="HOST", help="Of this host's snapshots.", rich_help_panel=_LATEST),
+        typer.Option("--host", "-H", metavar="HOST", help="For latest: only snapshots of this host."),
     ] = None,
     path: Annotated[
         list[str] | None,
-        typer.Option("--path", metavar="PATH", help="Of those that hold this absolute path.", rich_help_panel=_LATEST),
+        typer.Option("--path", metavar="PATH", help="For latest: only snapshots that hold this absolute path."),
     ] = None,
     tag: Annotated[
-        list[str] | None, typer.Option("--tag", metavar="TAG", help="Of those with this tag.", rich_help_panel=_LATEST)
+        list[str] | None, typer.Option("--tag", metavar="TAG", help="For latest: only snapshots with this tag.")
     ] = None,
     overwrite: Annotated[
         Overwrite, typer.Option("--overwrite", help="What to do with files that exist in the target.")

@@ -21,6 +21,7 @@ from backupiq.errors import (
     MissingConfigurationError,
     RepositoryMissingError,
     StorageError,
+    ValidationError,
     WrongPasswordError,
 )
 from backupiq.state import last_repository, remember_repository
@@ -90,8 +91,18 @@ def check_destinations(destinations: Sequence[str]) -> list[str]:
 
 
 def terminal_prompt(text: str) -> str:
-    """Ask on the terminal without showing what is typed."""
-    return getpass.getpass(text, stream=sys.stderr)
+    """Ask on the terminal without showing what is typed. Ctrl-C and SIGTERM raise KeyboardInterrupt at once."""
+
+    def interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    # The event loop's own handlers would wait for the line to be finished.
+    before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        return getpass.getpass(text, stream=sys.stderr)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def has_terminal() -> bool:
@@ -194,16 +205,19 @@ async def first_that_answers(destinations: Sequence[str], attempt: Callable[[str
 
 @asynccontextmanager
 async def opened(
-    access: Access, *, exclusive: bool = False, lock: bool = True, deletes: str | None = None
+    access: Access, *, exclusive: bool = False, lock: bool = True, single: bool = False, deletes: str | None = None
 ) -> AsyncIterator[Repository]:
     """The repository, open and locked (shared, unless ``exclusive``) for the time of the block.
 
     Of several replicas the first that answers serves. It becomes the repository last used on this machine.
-    ``deletes`` names a command that must not guess which repository is meant.
+    ``single`` refuses more than one, for what would have to change all of them; ``deletes`` names a command that must
+    not guess which repository is meant.
     """
     from backupiq.repository.locking import lock_repository
 
     destinations = choose_destinations(access.repo, deletes=deletes)
+    if single and len(destinations) > 1:
+        raise ValidationError("This changes one repository at a time; give one --repo.")
     sources = access.sources()
     repo = await first_that_answers(destinations, lambda destination: open_at(destination, sources))
     try:

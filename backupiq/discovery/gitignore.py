@@ -135,14 +135,18 @@ def parse_pattern(text: str, origin: str, *, ignore_case: bool = False) -> Patte
     parts = body.split("/")
     if "" in parts:
         raise PatternError("it has two slashes in a row")
-    if not anchored and parts[0] != "**":
+    if not anchored and not _is_any_depth(parts[0]):
         return Pattern(rule, (_segment(parts[0], ignore_case),), True, negated, folders_only)
     segments: list[Segment] = []
     for part in parts:
-        segment = ANY_DEPTH if part == "**" else _segment(part, ignore_case)
+        segment = ANY_DEPTH if _is_any_depth(part) else _segment(part, ignore_case)
         if not (segments and segments[-1].any_depth and segment.any_depth):
             segments.append(segment)
     return Pattern(rule, tuple(segments), False, negated, folders_only)
+
+
+def _is_any_depth(part: str) -> bool:
+    return len(part) > 1 and not part.strip("*")  # git takes "***" for "**", too
 
 
 def _segment(text: str, ignore_case: bool) -> Segment:

@@ -74,6 +74,7 @@ def source_tree(sources: Sequence[Source]) -> SourceNode:
         node = root
         for depth, name in enumerate(names):
             if node.is_source:
+                _look(path, name, follow=follow)  # covered, but one that is not there is still a mistake to name
                 break
             is_last = depth == len(names) - 1
             below = node.children.get(name)

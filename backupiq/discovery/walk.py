@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from backupiq.discovery.entry import (
     unreadable,
 )
 from backupiq.discovery.filter import Filter, compile_rules
-from backupiq.discovery.longpath import open_folder_long
+from backupiq.discovery.longpath import PIECE_BYTES, open_folder_long
 from backupiq.discovery.rules import ExcludeRules, Rule
 from backupiq.discovery.sources import Source, SourceNode, source_tree
 from backupiq.errors import CancelledRunError
@@ -139,11 +138,9 @@ class _Walk:
         directory = Directory(path, entry, children)
         descriptor: int | None = None
         try:
-            try:
+            if len(path) < PIECE_BYTES or os.scandir not in os.supports_fd:
                 scan = os.scandir(path)
-            except OSError as error:
-                if error.errno != errno.ENAMETOOLONG or os.scandir not in os.supports_fd:
-                    raise
+            else:  # the path, or that of an entry, may be longer than the system takes
                 descriptor = open_folder_long(path)
                 scan = os.scandir(descriptor)  # type: ignore[assignment]  # its names are text, see _take
             with scan:

@@ -19,8 +19,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Seque
 from types import FrameType, TracebackType
 from typing import Any, Self, TypeVar
 
-import structlog
-
 from backupiq.errors import (
     BackupIQError,
     LockLostError,
@@ -31,6 +29,7 @@ from backupiq.errors import (
 from backupiq.repository.gojson import format_time_ns
 from backupiq.repository.lockfile import LockFile, decode_lock, encode_lock, is_stale
 from backupiq.repository.repository import FileType, Repository, in_parallel
+from backupiq.telemetry import get_logger
 
 REFRESH_EVERY = 300.0
 LOST_AFTER = 1350.0
@@ -38,7 +37,7 @@ SETTLE = 0.2
 RETRY_FIRST, RETRY_MOST = 1.0, 60.0
 UNREADABLE_DELAYS = (5.0, 10.0, 20.0)
 
-_log = structlog.get_logger("backupiq.repository.locking")
+_log = get_logger("backupiq.repository.locking")
 
 Sleep = Callable[[float], Awaitable[None]]
 ClockNs = Callable[[], int]

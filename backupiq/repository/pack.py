@@ -6,6 +6,7 @@ header names every blob in order; offsets are implied by the running sum of the 
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import hashlib
 import os
@@ -126,6 +127,8 @@ def packed_size(blobs: Sequence[PackBlob]) -> int:
 
 def sealed_header_length(tail: bytes, pack_size: int) -> int:
     """Length of the sealed header, from the last 4 bytes of a pack of ``pack_size`` bytes. PackError if impossible."""
+    if len(tail) < LENGTH_FIELD_SIZE:
+        raise PackError("A pack is too short to hold a list of blobs.", size=pack_size)
     (length,) = _LENGTH_FIELD.unpack(tail[-LENGTH_FIELD_SIZE:])
     if not OVERHEAD + PLAIN_ENTRY_SIZE <= length <= min(MAX_SEALED_HEADER, pack_size - LENGTH_FIELD_SIZE):
         raise PackError("A pack's list of blobs has an impossible size.", length=length, size=pack_size)
@@ -150,7 +153,18 @@ class PackFile:
     One thread at a time may use it. After an error only ``discard`` makes sense.
     """
 
-    __slots__ = ("_blobs", "_fd", "_folder", "_hash", "_path", "_pending", "_pending_size", "_size", "type")
+    __slots__ = (
+        "_blobs",
+        "_fd",
+        "_folder",
+        "_given_away",
+        "_hash",
+        "_path",
+        "_pending",
+        "_pending_size",
+        "_size",
+        "type",
+    )
 
     def __init__(self, folder: Path, type: BlobType) -> None:  # noqa: A002 - the agreed name of the field
         self.type = type
@@ -162,6 +176,7 @@ class PackFile:
         self._hash = hashlib.sha256()
         self._path = folder / f"pack-{secrets.token_hex(8)}.tmp"
         self._fd = -1
+        self._given_away = False
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o600)
@@ -210,15 +225,18 @@ class PackFile:
             os.replace(self._path, path)
         except OSError as error:
             raise self._spool_error(error) from error
-        self._path = path
+        self._given_away = True
         return FinishedPack(pack_id, path, self._size + len(header) + LENGTH_FIELD_SIZE, self.type, self._blobs)
 
     def discard(self) -> None:
         """Close and remove the spool file; harmless when it is gone already. After ``finish`` it does nothing."""
+        if self._given_away:
+            return
+        self._pending.clear()
         if self._fd >= 0:
-            self._close()
-            self._pending.clear()
-            self._path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # the bytes are unwanted, so what is lost of them does not matter
+                self._close()
+        self._path.unlink(missing_ok=True)
 
     def _append(self, piece: bytes) -> None:
         self._pending.append(piece)

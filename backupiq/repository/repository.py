@@ -14,8 +14,6 @@ import re
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Final, TypeVar
 
-import structlog
-
 from backupiq.errors import (
     BackupIQError,
     CryptoError,
@@ -41,6 +39,7 @@ from backupiq.repository.keyfile import KdfParams, KeyFile, create_key_file, ope
 from backupiq.repository.pack import LENGTH_FIELD_SIZE, PackBlob, damaged_pack, decode_header, sealed_header_length
 from backupiq.repository.snapshot import Snapshot, decode_snapshot, resolve_snapshot
 from backupiq.storage.provider import StorageProvider
+from backupiq.telemetry import get_logger
 
 CONFIG_KEY = "config"
 MAX_KEYS_TRIED = 20
@@ -49,7 +48,7 @@ PARALLEL_LOADS = 8
 _NAME = re.compile(r"[0-9a-f]{64}")
 _HEADER_GUESS = 64 << 10  # holds the header of most packs, so that one read is enough
 _THREAD_FROM = 64 << 10  # below this many bytes a hop to a thread costs more than the work
-_log = structlog.get_logger("backupiq.repository.repository")
+_log = get_logger("backupiq.repository.repository")
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -281,8 +280,11 @@ class Repository:
                 stored = await self.load_raw(FileType.INDEX, id_hex)
             except StorageNotFoundError:
                 raise _damaged(FileType.INDEX, id_hex, "vanished while it was read; run the command again") from None
-            await asyncio.to_thread(self._add_index, id_hex, stored)
+            async with one_at_a_time:
+                await asyncio.to_thread(self._add_index, id_hex, stored)
 
+        # Reads overlap; decoding is mostly Python, so several threads at it would only take turns at the interpreter.
+        one_at_a_time = asyncio.Lock()
         await in_parallel(new, load)
 
     def _add_index(self, id_hex: str, stored: bytes) -> None:

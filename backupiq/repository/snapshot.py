@@ -126,11 +126,11 @@ def find_parent(
     """
     wanted = set(paths)
     return _newest(
-        (snapshot_id, snapshot)
-        for snapshot_id, snapshot in snapshots
-        if snapshot.hostname == host
-        and wanted.issubset(snapshot.paths)
-        and (before_ns is None or snapshot.time_ns() <= before_ns)
+        found
+        for found in snapshots
+        if found[1].hostname == host
+        and wanted.issubset(found[1].paths)
+        and (before_ns is None or found[1].time_ns() <= before_ns)
     )
 
 

@@ -31,7 +31,6 @@ _LEVELS = {
     "warning": logging.WARNING,
     "warn": logging.WARNING,
     "error": logging.ERROR,
-    "exception": logging.ERROR,
     "critical": logging.CRITICAL,
     "fatal": logging.CRITICAL,
 }
@@ -43,6 +42,10 @@ class EventLogger(BoundLogger):
     """structlog's logger, which looks at the level before it does anything."""
 
     def _proxy_to_logger(self, method_name: str, event: str | None = None, *event_args: str, **event_kw: Any) -> Any:
+        if method_name == "exception":
+            # The standard library's `exception` would put the raw exception on the record.
+            method_name = "error"
+            event_kw.setdefault("exc_info", True)
         if self._logger.isEnabledFor(_LEVELS.get(method_name, logging.CRITICAL)):
             return super()._proxy_to_logger(method_name, event, *event_args, **event_kw)
         return None

@@ -140,7 +140,7 @@ def _mask_if_random(match: re.Match[str]) -> str:
     text = match.group()
     # A path or a hexadecimal hash of that length lacks one of the three.
     upper, lower, digit = (sum(map(test, text)) for test in (str.isupper, str.islower, str.isdigit))
-    return MASK if upper >= 4 and lower >= 4 and digit >= 2 else text
+    return MASK if upper >= 4 and lower >= 4 and digit else text
 
 
 def names_a_secret(name: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import errno
 import os
@@ -10,7 +11,7 @@ import stat
 import subprocess
 import sys
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -324,15 +325,37 @@ async def test_a_full_disk_of_this_machine_is_told_from_a_full_destination(
     assert list(target.parent.iterdir()) == []
 
 
-@posix
-@pytest.mark.skipif(hasattr(os, "geteuid") and os.geteuid() == 0, reason="the super-user may write everywhere")
-async def test_a_folder_that_may_not_be_written_is_a_permission_error(provider: LocalProvider) -> None:
-    provider.root.chmod(0o500)
+@contextlib.contextmanager
+def without_the_rights_of_the_super_user() -> Iterator[None]:
+    """Go on as nobody where this process is root, who may write everywhere."""
+    user = os.geteuid()
+    if user == 0:
+        os.seteuid(65534)
     try:
-        with pytest.raises(StoragePermissionError):
-            await provider.upload_file(b"x", "config")
+        yield
+    finally:
+        os.seteuid(user)
+
+
+@posix
+async def test_a_folder_that_may_not_be_used_is_a_permission_error(provider: LocalProvider) -> None:
+    await provider.upload_file(b"x", "keys/k")
+    provider.root.chmod(0o000)
+    try:
+        with without_the_rights_of_the_super_user():
+            for call in (
+                provider.authenticate(),
+                provider.upload_file(b"x", "config"),
+                provider.read("keys/k"),
+                provider.file_exists("keys/k"),
+                provider.delete_file("keys/k"),
+                keys_of(provider),
+            ):
+                with pytest.raises(StoragePermissionError):
+                    await call
     finally:
         provider.root.chmod(0o700)
+    assert await keys_of(provider) == ["keys/k"]
 
 
 @pytest.mark.root

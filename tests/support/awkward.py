@@ -304,8 +304,12 @@ class _Maker:
         with self.may_refuse("POSIX ACL"):
             os.setxattr(path, "system.posix_acl_access", posix_acl(user=(12345, 6), group=(54321, 4), mask=6))
             folder = here + b"/folder"
-            os.setxattr(folder, "system.posix_acl_access", posix_acl(user=(12345, 7), group=(54321, 5), mask=7))
-            os.setxattr(folder, "system.posix_acl_default", posix_acl(user=(12345, 7), group=(54321, 5), mask=7))
+            os.setxattr(
+                folder, "system.posix_acl_access", posix_acl(user=(12345, 7), group=(54321, 5), mask=7, owner=7)
+            )
+            os.setxattr(
+                folder, "system.posix_acl_default", posix_acl(user=(12345, 7), group=(54321, 5), mask=7, owner=7)
+            )
             self.write(folder + b"/inherits", b"made below a default ACL")
 
     def special(self, as_root: bool) -> None:
@@ -432,11 +436,14 @@ _KINDS = {
 }
 
 
-def posix_acl(*, user: tuple[int, int], group: tuple[int, int], mask: int) -> bytes:
-    """The bytes of ``system.posix_acl_access`` with one named user and one named group (linux/posix_acl_xattr.h)."""
+def posix_acl(*, user: tuple[int, int], group: tuple[int, int], mask: int, owner: int = 6) -> bytes:
+    """The bytes of ``system.posix_acl_access`` with one named user and one named group (linux/posix_acl_xattr.h).
+
+    ``user`` and ``group`` are an id and its permission bits; ``owner`` and ``mask`` are permission bits.
+    """
     nobody = 0xFFFFFFFF
     rows = [
-        (0x01, 6, nobody),  # the owner
+        (0x01, owner, nobody),
         (0x02, user[1], user[0]),
         (0x04, 4, nobody),  # the group
         (0x08, group[1], group[0]),

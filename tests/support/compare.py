@@ -227,4 +227,6 @@ def _show(path: bytes) -> str:
 
 
 def _kind(found: os.stat_result) -> str:
-    return stat.filemode(found.st_mode)[0].replace("-", "file").replace("d", "folder").replace("l", "symlink")
+    letter = stat.filemode(found.st_mode)[0]
+    words = {"-": "file", "d": "folder", "l": "symlink", "p": "FIFO", "c": "character device", "b": "block device"}
+    return words.get(letter, "socket" if letter == "s" else letter)

@@ -54,7 +54,7 @@ SORTS = (
 class Contents:
     """Makes contents from pools that are prepared once: words with Zipf's frequencies, lines of them, rows of data."""
 
-    def __init__(self, rng: random.Random) -> None:
+    def __init__(self, rng: random.Random, lines: int) -> None:
         self.rng = rng
         syllables = [
             "ba",
@@ -75,7 +75,10 @@ class Contents:
             "re",
         ]
         syllables += ["set", "to", "un", "val", "wr", "ex", "y", "zip"]
-        words = ["_".join("".join(rng.choices(syllables, k=2)) for _ in range(rng.randint(1, 2))) for _ in range(8000)]
+        words = [
+            "_".join("".join(rng.choices(syllables, k=2)) for _ in range(rng.randint(1, 2)))
+            for _ in range(min(8000, lines))
+        ]
         zipf = list(accumulate(1 / rank for rank in range(1, len(words) + 1)))
         glue = [" = ", "(", ", ", ".", " ", ": ", " + ", ") -> ", "[", " in "]
 
@@ -89,8 +92,8 @@ class Contents:
             word = rng.choices(words, cum_weights=zipf)[0]
             return f'{{"id": {numbers[0]}, "name": "{word}", "value": {numbers[1]}, "ok": true}},\n'.encode()
 
-        self.lines = [line() for _ in range(30_000)]
-        self.rows = [row() for _ in range(20_000)]
+        self.lines = [line() for _ in range(lines)]
+        self.rows = [row() for _ in range(lines // 2)]
 
     def text(self, size: int) -> bytes:
         """Text like source code of exactly that size; zstd brings it to about a quarter."""
@@ -118,7 +121,7 @@ def make_mixed_tree(root: Path, *, files: int = 50_000, total_bytes: int = 1_000
     of an earlier file. About one folder for ten files, up to six levels deep.
     """
     rng = random.Random(seed)
-    contents = Contents(rng)
+    contents = Contents(rng, lines=min(30_000, 2_000 + files))
     plan = _plan(rng, files, total_bytes)
     base = os.fsencode(root)
     os.makedirs(base, exist_ok=True)
@@ -195,7 +198,7 @@ def mutate_tree(root: Path, seed: int, fraction: float) -> Mutation:
     differs from before. The same tree and seed give the same outcome.
     """
     rng = random.Random(seed)
-    contents = Contents(rng)
+    contents = Contents(rng, lines=2_000)
     base = os.fsencode(root)
     names = sorted(_files(base))
     count = max(1, round(len(names) * fraction)) if names else 0

@@ -49,7 +49,7 @@ def make_tree(top: bytes, raw_links: bool) -> None:
     os.makedirs(os.path.join(top, b"d<&>r\n\xff", b"deeper"))
     os.link(os.path.join(top, b"plain.txt"), os.path.join(top, b"dir", b"hard link"))
     os.symlink(b"../plain.txt", os.path.join(top, b"dir", b"link"))
-    os.symlink("<b>&\u2028\ufffd\u00a0\n\"\\".encode(), os.path.join(top, b"dir", b"odd link"))
+    os.symlink('<b>&\u2028\ufffd\u00a0\n"\\'.encode(), os.path.join(top, b"dir", b"odd link"))
     if raw_links:  # 0.14 loses the bytes of such a target, so it cannot be encoded again
         os.symlink(b"bad \xff<\xe2\x82 and \xef\xbf\xbd \x08", os.path.join(top, b"dir", b"raw link"))
     os.mkfifo(os.path.join(top, b"dir", b"fifo"), 0o600)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -58,6 +59,14 @@ def run_walk() -> Callable[..., Walked]:
         return walked
 
     return run
+
+
+@pytest.fixture
+def shared_path() -> Iterator[Path]:
+    """A folder like ``tmp_path`` that other users can reach, for code that runs as one of them."""
+    with tempfile.TemporaryDirectory(prefix="backupiq-") as name:
+        os.chmod(name, 0o755)  # noqa: S103 - others are meant to reach it
+        yield Path(name)
 
 
 @contextmanager

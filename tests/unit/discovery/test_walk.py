@@ -154,26 +154,20 @@ def test_a_source_that_does_not_exist_is_refused_before_anything_is_walked(tmp_p
         walk([], on_unreadable=lambda item: None)
 
 
-def test_a_source_that_may_not_be_reached_is_refused_as_such(tmp_path):
-    make(tmp_path, "closed/f")
-    (tmp_path / "closed").chmod(0)
-    for folder in (tmp_path, *tmp_path.parents):
-        if folder.is_relative_to("/tmp") and folder != Path("/tmp"):
-            folder.chmod(0o755)
+def test_a_source_that_may_not_be_reached_is_refused_as_such(shared_path):
+    make(shared_path, "closed/f")
+    (shared_path / "closed").chmod(0)
     with as_ordinary_user(), pytest.raises(SourcePermissionError, match="closed/f"):
-        walk([tmp_path / "closed" / "f"], on_unreadable=lambda item: None)
-    (tmp_path / "closed").chmod(0o700)
+        walk([shared_path / "closed" / "f"], on_unreadable=lambda item: None)
+    (shared_path / "closed").chmod(0o700)
 
 
-def test_an_unreadable_folder_is_reported_and_stays_as_an_entry(tmp_path, run_walk):
-    make(tmp_path, "s/a", "s/closed/secret", "s/unsearchable/f", "s/z/f")
-    for folder in (tmp_path, *tmp_path.parents):
-        if folder.is_relative_to("/tmp") and folder != Path("/tmp"):
-            folder.chmod(0o755)
-    (tmp_path / "s/closed").chmod(0)
-    (tmp_path / "s/unsearchable").chmod(0o444)
+def test_an_unreadable_folder_is_reported_and_stays_as_an_entry(shared_path, run_walk):
+    make(shared_path, "s/a", "s/closed/secret", "s/unsearchable/f", "s/z/f")
+    (shared_path / "s/closed").chmod(0)
+    (shared_path / "s/unsearchable").chmod(0o444)
     with as_ordinary_user():
-        walked = run_walk(tmp_path / "s")
+        walked = run_walk(shared_path / "s")
     assert walked.names == {"a", "closed", "unsearchable", "z", "z/f"}
     reported = {os.path.relpath(item.path, walked.base): item for item in walked.unreadable}
     assert set(reported) == {b"closed", b"unsearchable/f"}
@@ -181,8 +175,8 @@ def test_an_unreadable_folder_is_reported_and_stays_as_an_entry(tmp_path, run_wa
     assert all(item.error == "discovery.permission" for item in reported.values())
     incomplete = {folder.path for folder in walked.folders if not folder.complete}
     assert incomplete == {walked.base + b"/closed", walked.base + b"/unsearchable"}
-    (tmp_path / "s/closed").chmod(0o700)
-    (tmp_path / "s/unsearchable").chmod(0o700)
+    (shared_path / "s/closed").chmod(0o700)
+    (shared_path / "s/unsearchable").chmod(0o700)
 
 
 def test_entries_that_vanish_after_they_were_listed_are_counted_and_nothing_else(tmp_path, run_walk):
@@ -246,6 +240,8 @@ def test_paths_longer_than_the_system_takes_are_walked_to_the_bottom(tmp_path, r
     try:
         walked = run_walk(tmp_path)
         last = walked.folders[-1]
+        assert walked.unreadable == []
+        assert len(walked.folders) == len(tmp_path.parts) + levels
         assert last.path == os.fsencode(tmp_path) + (b"/" + name) * levels
         assert [child.name for child in last.children] == [b".backupignore", b"caf\xe9"]
         assert walked.unreadable == []

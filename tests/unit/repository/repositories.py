@@ -40,10 +40,10 @@ async def new_repository(root: Path) -> Repository:
 
 
 async def store_pack(
-    repo: Repository, spool: Path, blobs: Sequence[bytes], type: BlobType = BlobType.DATA, *, compress: bool = True
+    repo: Repository, spool: Path, blobs: Sequence[bytes], kind: BlobType = BlobType.DATA, *, compress: bool = True
 ) -> FinishedPack:
     """Store plaintexts as one pack, with its index; also in the repository's index in memory."""
-    pack = PackFile(spool, type)
+    pack = PackFile(spool, kind)
     for plain in blobs:
         blob_id = hashlib.sha256(plain).digest()
         if compress:

@@ -18,9 +18,9 @@ MASTER = MasterKey(bytes(range(1, 33)), bytes(range(33, 49)), bytes(range(49, 65
 FAST = KdfParams(n=16, r=1, p=1)
 
 
-def make(password: str = "correct horse", params: KdfParams = FAST) -> bytes:
+def make(opened_by: str = "correct horse", params: KdfParams = FAST) -> bytes:
     return create_key_file(
-        MASTER, password, params=params, username="ada <a&b>", hostname="höst", created_ns=1_700_000_000_000_000_001
+        MASTER, opened_by, params=params, username="ada <a&b>", hostname="höst", created_ns=1_700_000_000_000_000_001
     )
 
 

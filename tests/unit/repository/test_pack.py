@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backupiq.errors import DiskFullError, PackError
+from backupiq.errors import DiskFullError, PackError, ResourceError
 from backupiq.repository.crypto import MasterKey
 from backupiq.repository.pack import (
     MAX_BLOBS,
@@ -115,6 +115,18 @@ def test_a_discarded_pack_leaves_nothing_behind(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == []
 
 
+def test_a_pack_that_could_not_be_finished_is_discarded_whole(tmp_path: Path) -> None:
+    pack = PackFile(tmp_path, BlobType.DATA)
+    pack.add(bytes(32), bytes(50), 0)
+    (temporary,) = tmp_path.iterdir()
+    temporary.unlink()
+    with pytest.raises(ResourceError, match="spool folder"):
+        pack.finish(MASTER)
+    temporary.write_bytes(b"")
+    pack.discard()
+    assert os.listdir(tmp_path) == []
+
+
 def test_discarding_does_not_touch_a_finished_pack(tmp_path: Path) -> None:
     pack = PackFile(tmp_path, BlobType.DATA)
     pack.add(bytes(32), bytes(50), 0)
@@ -149,11 +161,15 @@ def test_an_impossible_header_length_is_refused(length: int) -> None:
         sealed_header_length(struct.pack("<I", length), MIN_PACK_SIZE)
 
 
+def test_a_pack_too_short_for_a_header_is_refused() -> None:
+    with pytest.raises(PackError):
+        sealed_header_length(b"\x45\0\0", 3)
+
+
 def test_a_spool_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(Exception, match="spool folder") as caught:
+    with pytest.raises(ResourceError, match="spool folder"):
         PackFile(tmp_path / "file" / "spool", BlobType.DATA)
-    assert caught.value.__class__.__name__ == "ResourceError"
 
 
 @pytest.mark.root
@@ -161,7 +177,6 @@ def test_a_full_spool_disk_is_named_and_the_file_goes(tmpfs: Callable[[int], Pat
     folder = tmpfs(1 << 20)
     pack = PackFile(folder, BlobType.DATA)
     with pytest.raises(DiskFullError, match=str(folder)):
-        for _ in range(4):
-            pack.add(bytes(32), bytes(1 << 20), 0)
+        pack.add(bytes(32), bytes(3 << 20), 0)
     pack.discard()
     assert os.listdir(folder) == []
