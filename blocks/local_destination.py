@@ -12,7 +12,7 @@ from backupiq.storage.provider import StorageProvider
 
 
 class LocalDestination(Block):
-    """A folder on a disk of this machine, on a mounted share, or one that another program keeps in step with a cloud."""
+    """A folder on a disk of this machine, on a mounted share, or one that another program syncs with a cloud."""
 
     _block_type_name = "BackupIQ Local Destination"
     _block_type_slug = "backupiq-local-destination"

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable
 
+from backupiq.errors import StorageCorruptError
 from backupiq.repository.pack import FinishedPack
 from backupiq.repository.repository import pack_key
 from backupiq.storage.provider import StorageProvider
@@ -46,16 +48,14 @@ class Delivery:
         self._changed.set()
 
     async def send(self, provider: StorageProvider) -> None:
-        """Upload packs as they come until the delivery is closed and none is left. Storage errors pass through."""
+        """Upload packs as they come until the delivery is closed and none is left. Storage errors pass through.
+
+        When an upload fails, those beside it are finished first: what they have sent need not be sent again.
+        """
         under_way: dict[asyncio.Task[None], bytes] = {}
         try:
             while True:
-                sending = set(under_way.values())
-                for pack in list(self.waiting.values()):
-                    if len(under_way) >= UPLOADS_AT_ONCE:
-                        break
-                    if pack.id not in sending:
-                        under_way[asyncio.create_task(self._send_one(provider, pack))] = pack.id
+                self._start_uploads(provider, under_way)
                 if not under_way and self._closed and not self.waiting:
                     return
                 self._changed.clear()
@@ -67,14 +67,29 @@ class Delivery:
                 for task in [task for task in under_way if task.done()]:
                     del under_way[task]
                     await task
-        finally:
+        except asyncio.CancelledError:
             for task in under_way:
                 task.cancel()
+            raise
+        finally:
             await asyncio.gather(*under_way, return_exceptions=True)
+
+    def _start_uploads(self, provider: StorageProvider, under_way: dict[asyncio.Task[None], bytes]) -> None:
+        sending = set(under_way.values())
+        for pack in list(self.waiting.values()):
+            if len(under_way) >= UPLOADS_AT_ONCE:
+                break
+            if pack.id not in sending:
+                under_way[asyncio.create_task(self._send_one(provider, pack))] = pack.id
 
     async def _send_one(self, provider: StorageProvider, pack: FinishedPack) -> None:
         name = pack.id.hex()
-        await provider.upload_file(pack.path, pack_key(name), durable=False, move=True, sha256=name)
+        key = pack_key(name)
+        if os.path.exists(pack.path):
+            await provider.upload_file(pack.path, key, durable=True, move=True, sha256=name)
+        elif (await provider.get_file_info(key)).size != pack.size:
+            # An earlier try moved the file there and failed before it could say so; then it must be there whole.
+            raise StorageCorruptError(f"The pack {name} is not whole at the destination. {StorageCorruptError.hint}")
         self.waiting.pop(pack.id, None)
         self.packs += 1
         self.bytes += pack.size

@@ -25,7 +25,7 @@ SAMPLE_FROM = 128 << 10
 SAMPLE_SIZE = 16 << 10
 
 
-@dataclasses.dataclass(slots=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class WriterCounts:
     """New blobs of a run, and their bytes before and after compressing and sealing."""
 
@@ -36,10 +36,11 @@ class WriterCounts:
 
 
 class _OpenPack:
-    __slots__ = ("file", "lock")
+    __slots__ = ("blobs", "file", "lock", "plain_bytes", "stored_bytes")
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
+        self.blobs = self.plain_bytes = self.stored_bytes = 0
         self.file: PackFile | None = None
 
 
@@ -79,18 +80,26 @@ class PackWriter:
         self._local = threading.local()
         self._random = random.Random(hashlib.sha256(master.seal(b"")).digest())  # noqa: S311 (seeded by a sealed nonce)
         self._failure: BaseException | None = None
-        self.counts = WriterCounts()
+
+    @property
+    def counts(self) -> WriterCounts:
+        """What was new so far."""
+        data, trees = self._open[BlobType.DATA], self._open[BlobType.TREE]
+        return WriterCounts(
+            data_blobs=sum(slot.blobs for slot in data),
+            tree_blobs=sum(slot.blobs for slot in trees),
+            plain_bytes=sum(slot.plain_bytes for slot in (*data, *trees)),
+            stored_bytes=sum(slot.stored_bytes for slot in (*data, *trees)),
+        )
 
     def save(self, data: bytes | memoryview, kind: BlobType) -> bytes:
         """Store a blob unless it is known, and return its raw id (SHA-256 of the plain bytes)."""
         blob_id = hashlib.sha256(data).digest()
-        if self._index.has(blob_id, kind):
-            return blob_id
         claimed = self._claimed[kind]
         with self._lock:
             if self._failure is not None:
                 raise self._failure
-            # The index is asked again under the lock: a pack's blobs enter it before their claims are dropped.
+            # The index is asked under the lock: a pack's blobs enter it before their claims are dropped.
             if blob_id in claimed or self._index.has(blob_id, kind):
                 return blob_id
             claimed.add(blob_id)
@@ -147,14 +156,9 @@ class PackWriter:
             slot.file.add(blob_id, sealed, plain_length)
             if slot.file.size >= self._pack_size or slot.file.count >= MOST_BLOBS:
                 finished = self._finish(slot)
-            counts = self.counts
-        with self._lock:
-            if kind is BlobType.DATA:
-                counts.data_blobs += 1
-            else:
-                counts.tree_blobs += 1
-            counts.plain_bytes += size
-            counts.stored_bytes += len(sealed)
+            slot.blobs += 1
+            slot.plain_bytes += size
+            slot.stored_bytes += len(sealed)
         if finished is not None:
             self._on_finished(finished)
 

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from backupiq.errors import RepositoryDamagedError, StorageError
+from backupiq.repository.envelope import encode_unpacked
 from backupiq.repository.index import encode_index
 from backupiq.repository.pack import FinishedPack, PackBlob, packed_size
 from backupiq.repository.repository import FileType, Repository
@@ -38,6 +39,10 @@ class Publisher:
         self._blobs = 0
         self._last = clock()
         self._writing = asyncio.Lock()
+        # What was sealed and not yet confirmed: a second try stores the same bytes under the same name, so that an
+        # answer that was lost leaves no second copy.
+        self._index_begun: tuple[int, int, bytes] | None = None
+        self._snapshot_begun: tuple[bytes, bytes] | None = None
         self.packs = 0
         self.bytes_sent = 0
         self.indexes = 0
@@ -60,33 +65,47 @@ class Publisher:
         return True
 
     async def write_index(self) -> None:
-        """Name every confirmed pack, in files of about 50,000 blobs."""
+        """Name every pack that is confirmed by now, in files of about 50,000 blobs."""
         async with self._writing:
-            if self._unindexed:
+            # What is confirmed while the flush runs may not be on the disk when it ends, and waits for the next index.
+            durable = len(self._unindexed)
+            if durable:
                 await self._repository.provider.flush()
-            while self._unindexed:
-                part: list[tuple[bytes, Sequence[PackBlob]]] = []
-                blobs = 0
-                for pack in self._unindexed:
-                    if part and blobs + len(pack[1]) > INDEX_BLOBS:
-                        break
-                    part.append(pack)
-                    blobs += len(pack[1])
-                data = encode_index(part)
-                await self._repository.save_file(FileType.INDEX, data)
-                del self._unindexed[: len(part)]
+            while durable:
+                if self._index_begun is None:
+                    self._index_begun = await self._next_index(durable)
+                count, blobs, stored = self._index_begun
+                await self._repository.save_raw(FileType.INDEX, stored)
+                self._index_begun = None
+                del self._unindexed[:count]
+                durable -= count
                 self._blobs -= blobs
                 self.indexes += 1
-                self.bytes_sent += len(data)
+                self.bytes_sent += len(stored)
             self._last = self._clock()
 
     async def publish(self, snapshot: Snapshot) -> str:
         """Write the last indexes and then the snapshot; returns its id in hex."""
         await self.write_index()
-        data = encode_snapshot(snapshot)
-        snapshot_id = await self._repository.save_file(FileType.SNAPSHOT, data)
-        self.bytes_sent += len(data)
+        json = encode_snapshot(snapshot)
+        if self._snapshot_begun is None or self._snapshot_begun[0] != json:
+            self._snapshot_begun = json, encode_unpacked(self._repository.master, json)
+        stored = self._snapshot_begun[1]
+        snapshot_id = await self._repository.save_raw(FileType.SNAPSHOT, stored)
+        self.bytes_sent += len(stored)
         return snapshot_id
+
+    async def _next_index(self, most: int) -> tuple[int, int, bytes]:
+        """Of the first ``most`` confirmed packs those that fit: how many, their blobs, the index that names them."""
+        part: list[tuple[bytes, Sequence[PackBlob]]] = []
+        blobs = 0
+        for pack in self._unindexed[:most]:
+            if part and blobs + len(pack[1]) > INDEX_BLOBS:
+                break
+            part.append(pack)
+            blobs += len(pack[1])
+        stored = await asyncio.to_thread(lambda: encode_unpacked(self._repository.master, encode_index(part)))
+        return len(part), blobs, stored
 
 
 async def adopt_orphans(repository: Repository) -> tuple[int, int]:

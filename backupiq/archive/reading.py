@@ -115,14 +115,12 @@ class FileReader:
         """The file's blobs (raw ids one after another) and how many bytes they hold."""
         size = status.st_size
         if size < SMALL:
-            data = os.read(descriptor, SMALL)
-            if len(data) < SMALL:
-                # A short read is the end only when the next one is empty.
-                more = os.read(descriptor, SMALL) if len(data) != size else b""
-                if not more:
-                    self._on_read(len(data))
-                    return (self._writer.save(data, BlobType.DATA) if data else b""), len(data)
-                data += more
+            # One byte more than there should be tells whether the file has grown. A larger buffer would cost more than
+            # the reading itself: it is mapped and unmapped for every file.
+            data = os.read(descriptor, size + 1)
+            if len(data) == size:
+                self._on_read(size)
+                return (self._writer.save(data, BlobType.DATA) if data else b""), size
             return self._store_stream(descriptor, data, parallel=False)
         if size >= SPARSE_FROM and _has_holes(status):
             return self._store_sparse(descriptor, size)

@@ -130,7 +130,9 @@ def _make_target(target: Path, shown: str) -> bool:
         os.makedirs(target, mode=0o700)
     except OSError as error:
         raise_if_fatal(error, shown)
-        raise RestoreWriteError(f"The target {shown} cannot be made: {reason_of(error)}. Choose another folder.") from error
+        raise RestoreWriteError(
+            f"The target {shown} cannot be made: {reason_of(error)}. Choose another folder."
+        ) from error
     return True
 
 

@@ -68,13 +68,15 @@ class SafeTree:
         folders: Sequence[FolderEntry],
         *,
         limit: int = 256,
-        descriptors: bool = HAVE_DESCRIPTORS,
+        descriptors: bool | None = None,
     ) -> None:
         if limit < 4:
             raise ValueError("a tree needs at least four descriptors")
         self._folders = folders
         self._limit = limit
         self._open: OrderedDict[int, Place] = OrderedDict()
+        if descriptors is None:
+            descriptors = HAVE_DESCRIPTORS
         path = os.fsencode(root)
         flags = _FOLDER_FLAGS & ~NO_FOLLOW
         self._root = Place(os.open(path, flags), b"") if descriptors else Place(None, os.path.abspath(path))

@@ -125,12 +125,13 @@ def backup(
             raise wrong_password(error, password, ", ".join(destinations)) from error
     if not dry_run:
         remember_repository(destinations)
-    _show(report, dry_run=dry_run, json=json)
+    show(report, dry_run=dry_run, json=json)
     if report.exit_code:
         raise typer.Exit(report.exit_code)
 
 
-def _show(report: BackupReport, *, dry_run: bool, json: bool) -> None:
+def show(report: BackupReport, *, dry_run: bool, json: bool) -> None:
+    """The end of a run: warnings and unreadable files on stderr, the counts or the JSON document on stdout."""
     for warning in report.warnings:
         note(f"warning: {warning}")
     _show_unreadable(report)

@@ -86,7 +86,19 @@ app.command()(doctor.doctor)
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
-    """Run one command line; its exit code. Errors become one line on stderr, with --json one JSON object."""
+    """Run one command line; its exit code. Errors become one line on stderr, with --json one JSON object.
+
+    As a process of its own (no ``arguments``) a run that was interrupted leaves at once: everything is given back by
+    then, and threads that still talk to Prefect's API would only keep the terminal.
+    """
+    code = _run(arguments)
+    launch = sys.modules.get("flows.launch")
+    if arguments is None and code == EXIT_INTERRUPTED and launch is not None:
+        launch.leave(code)
+    return code
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     options = given[: given.index("--")] if "--" in given else given
     for stream in (sys.stdout, sys.stderr):

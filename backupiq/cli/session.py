@@ -8,7 +8,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -91,15 +91,24 @@ def check_destinations(destinations: Sequence[str]) -> list[str]:
 
 
 def terminal_prompt(text: str) -> str:
-    """Ask on the terminal without showing what is typed. Ctrl-C and SIGTERM raise KeyboardInterrupt at once."""
+    """Ask on the terminal without showing what is typed."""
+    with interruptible():
+        return getpass.getpass(text, stream=sys.stderr)
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[None]:
+    """Let Ctrl-C and SIGTERM raise KeyboardInterrupt at once in code that blocks, also inside an event loop.
+
+    The loop's own handlers would wait until the person has typed the line or the command has ended.
+    """
 
     def interrupt(number: int, frame: object) -> None:
         raise KeyboardInterrupt
 
-    # The event loop's own handlers would wait for the line to be finished.
     before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        return getpass.getpass(text, stream=sys.stderr)
+        yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -114,7 +123,8 @@ def existing_password(sources: PasswordSources, locations: Sequence[str]) -> Pas
     """The password of a repository that exists; MissingConfigurationError when nothing and nobody tells it."""
     from backupiq.passwords import ask_password, find_password, missing_password
 
-    found = find_password(sources, locations, note=note)
+    with interruptible():
+        found = find_password(sources, locations, note=note)
     if found is not None:
         return found
     if not has_terminal():

@@ -123,7 +123,7 @@ class Terminal:
         self.shown = b""
         self._pid, self._descriptor = pty.fork()
         if self._pid == 0:
-            os.execve(arguments[0], arguments, env)
+            os.execve(arguments[0], arguments, env)  # noqa: S606
         self._status: int | None = None
 
     def expect(self, text: str, seconds: float = 120.0) -> None:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import filecmp
 import json
 import os
 import re
+import sys
 from pathlib import Path
 
 import pytest
 
-from tests.support.programs import BackupIQ, Restic, is_root
+from backupiq.cli.backup import show
+from backupiq.reports import BackupReport
+from tests.support.programs import ROOT, BackupIQ, Restic, is_root, run_program
 
 
 @pytest.fixture
@@ -114,7 +118,44 @@ def test_files_that_cannot_be_read_are_named_and_end_with_3(backupiq: BackupIQ, 
     assert f"could not be read: {source / 'a'}" in done.stderr
 
 
+def test_many_unreadable_files_are_told_as_fifty_and_a_number(capsys: pytest.CaptureFixture[str]) -> None:
+    numbers = {field.name: 0 for field in dataclasses.fields(BackupReport) if field.type in ("int", "float")}
+    lists: dict[str, list[object]] = {"paths": [], "warnings": ["odd\nthing"], "destinations": []}
+    nothing = dict.fromkeys(("snapshot_id", "parent_id", "flow_run_id", "flow_run_name"))
+    unreadable = [{"path": f"/f{n}", "reason": "no"} for n in range(60)]
+    report = BackupReport(
+        **numbers, **lists, **nothing, unreadable=unreadable, repository_id="", created_repository=False
+    )
+    show(report, dry_run=False, json=False)
+    errors = capsys.readouterr().err.splitlines()
+    assert errors[0] == "backupiq: warning: odd\\nthing"
+    assert errors[1] == "backupiq: could not be read: /f0: no"
+    assert errors[50] == "backupiq: could not be read: /f49: no"
+    assert errors[51:] == ["backupiq: and 10 more that could not be read"]
+
+
 def test_a_source_that_is_not_there_fails_in_one_line_of_json(backupiq: BackupIQ, tmp_path: Path) -> None:
     done = backupiq.run("backup", tmp_path / "gone", "--to", tmp_path / "repo", "--json", check=False)
     assert (done.returncode, done.stdout) == (1, "")
     assert json.loads(done.stderr.splitlines()[-1])["code"] == "discovery.not_found"
+
+
+def test_the_password_and_the_destination_may_be_prefect_blocks(
+    backupiq: BackupIQ, restic_old: Restic, repo_password: str, source: Path, tmp_path: Path
+) -> None:
+    repo = tmp_path / "repo"
+    code = (
+        "import sys; from blocks.local_destination import LocalDestination;"
+        "from blocks.repository_key import RepositoryKey;"
+        "RepositoryKey(password=sys.argv[1]).save('cli-key', overwrite=True);"
+        "LocalDestination(path=sys.argv[2]).save('cli-disk', overwrite=True)"
+    )
+    run_program([sys.executable, "-c", code, repo_password, repo], env=backupiq.environment(), cwd=ROOT)
+    access = ["--key-block", "cli-key"]
+    report = backupiq.json("backup", source, "--to", "block:cli-disk", *access, password=None)
+    assert restic_old.json("snapshots", repo=repo, password=repo_password)[0]["id"] == report["snapshot_id"]
+    listed = backupiq.json("snapshots", "--repo", "block:cli-disk", *access, password=None)
+    assert [one["id"] for one in listed] == [report["snapshot_id"]]
+    missing = backupiq.run("snapshots", "--repo", repo, "--key-block", "no-such-block", password=None, check=False)
+    assert missing.returncode == 1
+    assert "no-such-block" in missing.stderr.splitlines()[-1]

@@ -65,7 +65,7 @@ def test_options_that_pages_mention_exist() -> None:
     every = set().union(*real_commands().values()) | {"--help"}
     for page in (COMMANDS, DISASTER):
         for line in re.findall(r"`backupiq [^`]*`", page.read_text()):
-            assert {option for option in re.findall(r"(?<!\S)--[a-z-]+", line)} <= every, line
+            assert set(re.findall(r"(?<!\S)--[a-z-]+", line)) <= every, line
 
 
 def test_the_commands_for_a_disaster_restore_the_files(restic: Restic, own_sample: Sample, tmp_path: Path) -> None:

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import signal
+import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from backupiq.cli.main import hoist_global_options
+from backupiq.repository.gojson import format_time_ns
+from backupiq.repository.lockfile import LockFile, encode_lock
+from backupiq.repository.repository import FileType, Repository
+from backupiq.storage.local import LocalProvider
 from tests.cli.conftest import PASSWORD, Sample
 from tests.support.programs import BackupIQ, Restic
 
@@ -85,8 +94,33 @@ def test_a_destination_of_a_kind_that_is_not_there_yet_is_refused(program: Backu
     assert "secret" not in done.stderr
 
 
-def test_an_interrupted_run_of_the_interpreter_is_told_as_such(program: BackupIQ) -> None:
+def test_the_version_is_shown(program: BackupIQ) -> None:
     assert program.run("--version").stdout.startswith("backupiq ")
+
+
+def test_sigterm_ends_a_command_that_waits_for_a_lock(program: BackupIQ, own_sample: Sample) -> None:
+    lock_exclusively(program, own_sample)
+    waiting = program.start("snapshots", "--retry-lock", "1h", "--repo", own_sample.repo, password=PASSWORD)
+    remembered = program.home / ".local" / "state" / "backupiq" / "last-repository.json"
+    wait_until(remembered.exists)  # written just before the lock is asked for
+    waiting.send_signal(signal.SIGTERM)
+    output, errors = waiting.communicate(timeout=60)
+    assert (waiting.returncode, output) == (130, "")
+    assert "SIGTERM" in errors
+    assert "Traceback" not in errors
+    assert len(list((own_sample.repo / "locks").iterdir())) == 1
+
+
+def test_sigterm_ends_a_password_command_that_takes_long(program: BackupIQ, sample: Sample, tmp_path: Path) -> None:
+    started = tmp_path / "started"
+    command = (
+        f"""{sys.executable} -c 'import pathlib, sys, time; pathlib.Path(r"{started}").touch(); time.sleep(600)'"""
+    )
+    running = program.start("snapshots", "--repo", sample.repo, "--password-command", command)
+    wait_until(started.exists)
+    running.send_signal(signal.SIGTERM)
+    running.communicate(timeout=60)
+    assert running.returncode == 130
 
 
 def test_global_options_may_stand_anywhere_before_the_double_dash() -> None:
@@ -103,15 +137,16 @@ def test_global_options_may_stand_anywhere_before_the_double_dash() -> None:
     assert hoist_global_options(["ls", "--log-level"]) == ["--log-level", "ls"]
 
 
+def wait_until(condition: Callable[[], bool]) -> None:
+    """Wait for another program; the test fails after two minutes."""
+    deadline = time.monotonic() + 120
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
 def lock_exclusively(program: BackupIQ, sample: Sample) -> None:
     """Put the lock of a process of another machine into the repository."""
-    import asyncio
-    import time
-
-    from backupiq.repository.gojson import format_time_ns
-    from backupiq.repository.lockfile import LockFile, encode_lock
-    from backupiq.repository.repository import FileType, Repository
-    from backupiq.storage.local import LocalProvider
 
     async def write() -> None:
         async with LocalProvider(sample.repo) as provider:

@@ -89,7 +89,7 @@ def test_a_password_file_that_holds_no_password_is_refused(tmp_path: Path, data:
 
 
 def test_a_missing_password_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match="nothing-here.*check the path"):
+    with pytest.raises(ConfigurationError, match=r"nothing-here.*check the path"):
         read_password_file(tmp_path / "nothing-here", note=lambda _: None)
 
 

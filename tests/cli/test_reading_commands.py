@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import stat
@@ -93,8 +94,6 @@ def test_ls_never_shows_a_name_raw(reading: Run, sample: Sample) -> None:
     assert "\x1b" not in done.stdout
     assert sample.within("line\\nbreak \\x1b[31m \\\\ \\xff") in done.stdout
     lines = [json.loads(line) for line in reading("ls", "latest", "--json").stdout.splitlines()]
-    import base64
-
     exact = [base64.b64decode(one["path_base64"]) for one in lines if "path_base64" in one]
     assert exact == [os.fsencode(sample.source) + b"/" + AWKWARD]
 

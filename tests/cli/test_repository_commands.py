@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from tests.cli.conftest import PASSWORD, Sample
-from tests.cli.test_errors import lock_exclusively
+from tests.cli.test_errors import lock_exclusively, wait_until
 from tests.support.prefect_server import PrefectServer
 from tests.support.programs import BackupIQ, Restic
 
@@ -149,13 +150,8 @@ def test_unlock_leaves_locks_of_others_and_remove_all_does_not(program: BackupIQ
 
 
 def test_unlock_removes_the_lock_of_a_restic_that_was_killed(
-    program: BackupIQ, restic_old: Restic, own_sample: Sample, tmp_path: Path
+    program: BackupIQ, restic_old: Restic, own_sample: Sample
 ) -> None:
-    import subprocess
-    import time
-
-    fifo = tmp_path / "fifo"
-    os.mkfifo(fifo)
     process = subprocess.Popen(
         [str(restic_old.program), "backup", "--stdin"],
         stdin=subprocess.PIPE,
@@ -163,9 +159,7 @@ def test_unlock_removes_the_lock_of_a_restic_that_was_killed(
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
-    deadline = time.monotonic() + 120
-    while not list((own_sample.repo / "locks").glob("[0-9a-f]*")) and time.monotonic() < deadline:
-        time.sleep(0.05)
+    wait_until(lambda: any(len(name) == 64 for name in os.listdir(own_sample.repo / "locks")))
     process.kill()
     process.wait()
     assert len(program.json("unlock", "--repo", own_sample.repo, password=PASSWORD)["removed"]) == 1

@@ -20,7 +20,14 @@ from backupiq.repository.tree import Node, encode_linktarget, go_mode
 from tests.unit.repository.repositories import new_repository, store_pack
 
 MTIME_NS = 1_600_000_000_123_456_789
-FORMATS = {"file": 0o100000, "dir": 0o040000, "symlink": 0o120000, "fifo": 0o010000, "socket": 0o140000}
+FORMATS = {
+    "file": 0o100000,
+    "dir": 0o040000,
+    "symlink": 0o120000,
+    "fifo": 0o010000,
+    "socket": 0o140000,
+    "chardev": 0o020000,
+}
 
 
 class Archive:
@@ -62,9 +69,7 @@ class Archive:
         root = self.tree(*nodes)
         for kind, blobs in ((BlobType.DATA, self.data), (BlobType.TREE, self.trees)):
             for first in range(0, len(blobs), packs_of):
-                self.packs.append(
-                    await store_pack(self.repository, self.spool, blobs[first : first + packs_of], kind)
-                )
+                self.packs.append(await store_pack(self.repository, self.spool, blobs[first : first + packs_of], kind))
         return Snapshot(time=format_time_ns(MTIME_NS), tree=root, paths=["/"])
 
     def reader(self) -> BlobReader:

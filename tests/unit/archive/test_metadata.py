@@ -111,7 +111,7 @@ def test_another_user_keeps_what_cannot_be_given_away_and_drops_setuid(tmp_path:
     fd = os.open(path, os.O_RDONLY)
     with as_ordinary_user():
         writer = MetadataWriter()
-        failed = writer.apply_open(fd, os.fstat(fd), Attributes(0o6755, 0, 0), MTIME, ATIME)
+        failed = writer.apply_open(fd, os.fstat(fd), Attributes(0o6755, 0, 54321), MTIME, ATIME)
     os.close(fd)
     assert failed == []
     assert writer.owners_kept == 1

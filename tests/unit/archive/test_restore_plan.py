@@ -26,9 +26,7 @@ def paths(made: restore_plan.RestorePlan) -> list[bytes]:
 
 async def test_a_plan_names_every_item_with_its_path_in_the_snapshot(archive: Archive, tmp_path: Path) -> None:
     snapshot = await archive.snapshot(
-        archive.folder(
-            "home", archive.folder("u", archive.file("f", b"12345"), symlink("l", b"f"), node("p", "fifo"))
-        ),
+        archive.folder("home", archive.folder("u", archive.file("f", b"12345"), symlink("l", b"f"), node("p", "fifo"))),
         archive.folder("empty"),
     )
     made = await plan(archive, snapshot, tmp_path / "target")
@@ -88,7 +86,9 @@ async def test_gitignore_patterns_choose_what_is_restored(
 ) -> None:
     snapshot = await archive.snapshot(
         archive.folder(
-            "a", archive.folder("b", archive.file("1.c", b"1"), archive.file("2.txt", b"2")), archive.file("x.txt", b"3")
+            "a",
+            archive.folder("b", archive.file("1.c", b"1"), archive.file("2.txt", b"2")),
+            archive.file("x.txt", b"3"),
         ),
         archive.file("b", b"a file, not a folder"),
         archive.folder("e"),
@@ -214,7 +214,9 @@ def test_a_file_takes_under_200_bytes_of_memory() -> None:
     tracemalloc.start()
     try:
         for number in range(50_000):
-            table.add(number // 10, b"some file name %d.txt" % number, number, MTIME_NS + number, MTIME_NS, 0, bytes(32))
+            table.add(
+                number // 10, b"some file name %d.txt" % number, number, MTIME_NS + number, MTIME_NS, 0, bytes(32)
+            )
         used, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()

@@ -1,0 +1,92 @@
+"""The snapshot and the report of a backup, from what its session counted."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+
+from prefect.runtime import flow_run as runtime
+
+from backupiq import __version__
+from backupiq.archive.session import BackupSession, printable
+from backupiq.profile import BackupOptions
+from backupiq.reports import BackupReport
+from backupiq.repository.gojson import format_time_ns
+from backupiq.repository.snapshot import Snapshot, Summary
+from flows.backup_open import Opened
+from flows.context import RunContext
+from flows.naming import destination_label
+from flows.opening import absolute, user_name
+
+
+def make_snapshot(opened: Opened, session: BackupSession, options: BackupOptions, tree: str) -> Snapshot:
+    data_blobs, tree_blobs, plain, stored = session.counts
+    trees, changes = session.tree_counts, session.changes
+    return Snapshot(
+        time=format_time_ns(opened.began_ns),
+        parent=opened.parent[0] if opened.parent else None,
+        tree=tree,
+        paths=[absolute(path) for path in options.paths],
+        hostname=options.host or socket.gethostname(),
+        username=user_name(),
+        uid=os.getuid() if hasattr(os, "getuid") else 0,
+        gid=os.getgid() if hasattr(os, "getgid") else 0,
+        excludes=[*options.exclude, *options.iexclude] or None,
+        tags=options.tags or None,
+        program_version=f"backupiq {__version__}",
+        summary=Summary(
+            backup_start=format_time_ns(opened.began_ns),
+            backup_end=format_time_ns(time.time_ns()),
+            files_new=changes.files_new,
+            files_changed=changes.files_changed,
+            files_unmodified=changes.files_unmodified,
+            dirs_new=trees.dirs_new,
+            dirs_changed=trees.dirs_changed,
+            dirs_unmodified=trees.dirs_unmodified,
+            data_blobs=data_blobs,
+            tree_blobs=tree_blobs,
+            data_added=plain,
+            data_added_packed=stored,
+            total_files_processed=trees.files,
+            total_bytes_processed=trees.bytes,
+        ),
+    )
+
+
+def make_report(
+    run: RunContext, options: BackupOptions, opened: Opened, session: BackupSession, snapshot_id: str | None
+) -> BackupReport:
+    _, _, plain, stored = session.counts
+    trees, changes, publisher = session.tree_counts, session.changes, session.publisher
+    unreadable = [{"path": printable(item.path), "reason": item.reason} for item in session.unreadable]
+    sent = publisher.bytes_sent if publisher else 0
+    return BackupReport(
+        snapshot_id=snapshot_id,
+        parent_id=opened.parent[0] if opened.parent else None,
+        repository_id=opened.repository.config.id if opened.repository else "",
+        created_repository=opened.created,
+        paths=[absolute(path) for path in options.paths],
+        files_new=changes.files_new,
+        files_changed=changes.files_changed,
+        files_unmodified=changes.files_unmodified,
+        dirs_new=trees.dirs_new,
+        dirs_changed=trees.dirs_changed,
+        dirs_unmodified=trees.dirs_unmodified,
+        total_files=session.inventory.files if options.dry_run else trees.files,
+        total_bytes=session.inventory.bytes if options.dry_run else trees.bytes,
+        bytes_read=session.bytes_read,
+        data_added=changes.bytes_to_read if options.dry_run else plain,
+        data_added_packed=stored,
+        bytes_sent=sent,
+        bytes_resumed=opened.resumed,
+        seconds=time.perf_counter() - (run.flow_began or opened.began),
+        seconds_prefect=run.seconds_before_flow,
+        unreadable=unreadable,
+        warnings=session.warnings,
+        excluded=session.excluded,
+        destinations=[{"name": destination_label(options.to[0]), "complete": snapshot_id is not None, "bytes": sent}],
+        flow_run_id=str(runtime.id) if runtime.id else None,
+        flow_run_name=runtime.name,
+        exit_code=3 if unreadable else 0,
+    )
