@@ -9,11 +9,12 @@ import time
 from prefect.runtime import flow_run as runtime
 
 from backupiq import __version__
-from backupiq.archive.session import BackupSession, printable
+from backupiq.archive.session import BackupSession
 from backupiq.profile import BackupOptions
 from backupiq.reports import BackupReport
 from backupiq.repository.gojson import format_time_ns
 from backupiq.repository.snapshot import Snapshot, Summary
+from backupiq.telemetry.text import printable_path
 from flows.backup_open import Opened
 from flows.context import RunContext
 from flows.naming import destination_label
@@ -59,7 +60,7 @@ def make_report(
 ) -> BackupReport:
     _, _, plain, stored = session.counts
     trees, changes, publisher = session.tree_counts, session.changes, session.publisher
-    unreadable = [{"path": printable(item.path), "reason": item.reason} for item in session.unreadable]
+    unreadable = [{"path": printable_path(item.path), "reason": item.reason} for item in session.unreadable]
     sent = publisher.bytes_sent if publisher else 0
     return BackupReport(
         snapshot_id=snapshot_id,

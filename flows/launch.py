@@ -159,6 +159,7 @@ def _interrupting() -> Iterator[None]:
 def _error_of(state: Any) -> BaseException:
     """The error that ended the flow: ours as it was raised, anything else as it is."""
     data = getattr(state, "data", None)
+    data = getattr(data, "result", data)  # a failed flow's error comes in a record of Prefect's
     if isinstance(data, BaseException):
         return data
     return OrchestrationError(f"Prefect ended the run as {state.name}: {state.message or 'it gave no reason'}.")

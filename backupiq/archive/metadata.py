@@ -13,9 +13,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from backupiq.archive.safe_tree import CLOSE_ON_EXEC, NO_FOLLOW, Place, printable
+from backupiq.archive.safe_tree import CLOSE_ON_EXEC, NO_FOLLOW, Place
 from backupiq.archive.xattrs import Xattr, write_xattrs
 from backupiq.errors import (
+from backupiq.telemetry.text import printable_path
     BackupIQError,
     DiskFullError,
     RestoreWriteError,
@@ -53,7 +54,7 @@ class RestoreProblem:
 
     def to_dict(self) -> dict[str, str]:
         """The problem as plain JSON values, the path escaped for printing."""
-        return {"path": printable(self.path), "what": self.what, "reason": self.reason, "code": self.code}
+        return {"path": printable_path(self.path), "what": self.what, "reason": self.reason, "code": self.code}
 
     @classmethod
     def of(cls, path: bytes, what: str, error: BaseException) -> RestoreProblem:

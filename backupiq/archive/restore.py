@@ -22,10 +22,11 @@ from backupiq.archive.restore_prepare import decide_files, make_folders
 from backupiq.archive.restore_run import FolderState, Overwrite, RestoreRun
 from backupiq.archive.restore_schedule import Ordinals, Schedule, Wanted
 from backupiq.archive.restore_writer import TargetWriter
-from backupiq.archive.safe_tree import SafeTree, printable
+from backupiq.archive.safe_tree import SafeTree
 from backupiq.errors import RepositoryDamagedError, RestoreWriteError
 from backupiq.repository.pack import BlobType
 from backupiq.repository.reader import BlobReader, SealedBatch
+from backupiq.telemetry.text import printable_path
 
 WORKERS = 3
 _DESCRIPTORS = 256
@@ -90,7 +91,7 @@ async def execute_restore(
     the destination that are not damage. However it ends, no thread works on and no unfinished file stays.
     """
     began = clock()
-    shown = printable(os.fsencode(target))
+    shown = printable_path(os.fsencode(target))
     folders = bytearray(len(plan.folders))
     folders[0] = FolderState.MADE if _make_target(target, shown) else FolderState.FOUND
     run = RestoreRun(plan, shown, overwrite, sparse, should_stop or _never, folders, bytearray(len(plan.files)))
@@ -151,7 +152,7 @@ class _Execution:
         self._run = run
         self._reader = reader
         self._target = target
-        repository = reader._repo
+        repository = reader.repository
         self._index = repository.index
         self._master = repository.master
         self._on_progress = on_progress

@@ -13,7 +13,6 @@ from pathspec import GitIgnoreSpec
 
 from backupiq.archive.metadata import Attributes, RestoreProblem
 from backupiq.archive.restore_table import AttributeTable, FileTable, PlannedFolder, PlannedHardLink, PlannedOther
-from backupiq.archive.safe_tree import printable
 from backupiq.errors import (
     BackupIQError,
     PathNotInSnapshotError,
@@ -26,6 +25,7 @@ from backupiq.errors import (
 )
 from backupiq.repository.snapshot import Snapshot
 from backupiq.repository.tree import Node, check_name, posix_mode
+from backupiq.telemetry.text import printable_path
 
 MAX_DEPTH = 16_384
 """Folders within folders; no program could have read deeper ones in one piece."""
@@ -91,8 +91,8 @@ class RestorePlan:
         """The summary as plain JSON values, with the target and the problems found so far."""
         total = self.summary()
         return {
-            "target": printable(os.fsencode(self.target)),
-            "path": printable(self.base or b"/"),
+            "target": printable_path(os.fsencode(self.target)),
+            "path": printable_path(self.base or b"/"),
             **{name: getattr(total, name) for name in PlanSummary.__slots__ if name != "problems"},
             "problems": [problem.to_dict() for problem in self.problems],
         }
@@ -152,7 +152,7 @@ async def plan_restore(
         node = _find(nodes, part)
         if node is None or (node.subtree is None and depth < len(parts)):
             raise PathNotInSnapshotError(
-                f"The snapshot holds no {printable(b'/' + b'/'.join(parts[:depth]))}. {PathNotInSnapshotError.hint}"
+                f"The snapshot holds no {printable_path(b'/' + b'/'.join(parts[:depth]))}. {PathNotInSnapshotError.hint}"
             )
         if node.subtree is None:
             nodes = [node]

@@ -8,8 +8,9 @@ import stat
 from backupiq.archive.metadata import raise_if_fatal
 from backupiq.archive.restore_run import FolderState, ItemState, RestoreRun
 from backupiq.archive.restore_table import PlannedHardLink
-from backupiq.archive.safe_tree import Place, SafeTree, lstat, printable, remove
+from backupiq.archive.safe_tree import Place, SafeTree, lstat, remove
 from backupiq.errors import RestoreConflictError, RestoreError
+from backupiq.telemetry.text import printable_path
 
 _STOP_EVERY = 256
 
@@ -149,7 +150,7 @@ def decide(
             os.rmdir(place.at(name), dir_fd=place.fd)
         except OSError as error:
             raise RestoreConflictError(
-                f"A folder that cannot be replaced stands where {printable(name)} belongs. Move it away, or restore "
+                f"A folder that cannot be replaced stands where {printable_path(name)} belongs. Move it away, or restore "
                 "into another folder."
             ) from error
     return ItemState.REPLACE

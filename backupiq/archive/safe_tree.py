@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 from backupiq.errors import RestoreConflictError, UnsafePathError
+from backupiq.telemetry.text import printable_path
 
 HAVE_DESCRIPTORS = {os.open, os.mkdir, os.stat, os.unlink, os.rename, os.symlink} <= os.supports_dir_fd
 
@@ -50,7 +51,9 @@ class Place(NamedTuple):
         if self.fd is not None:
             return name
         if not _LEADS_ELSEWHERE.isdisjoint(name) or name in (b"", b".", b".."):
-            raise UnsafePathError(f"The name {printable(name)} cannot be stored safely in a folder of this system.")
+            raise UnsafePathError(
+                f"The name {printable_path(name)} cannot be stored safely in a folder of this system."
+            )
         return os.path.join(self.path, name)
 
 
@@ -142,12 +145,12 @@ class SafeTree:
     def _refuse(mode: int, name: bytes) -> None:
         if stat.S_ISLNK(mode):
             raise UnsafePathError(
-                f"A symlink stands in the target where the folder {printable(name)} belongs. "
+                f"A symlink stands in the target where the folder {printable_path(name)} belongs. "
                 "Nothing was written through it; remove it, or restore into another folder."
             )
         if not stat.S_ISDIR(mode):
             raise RestoreConflictError(
-                f"Something that is not a folder stands in the target where the folder {printable(name)} belongs. "
+                f"Something that is not a folder stands in the target where the folder {printable_path(name)} belongs. "
                 "Move it away, or restore into another folder."
             )
 
@@ -171,9 +174,3 @@ def remove(place: Place, name: bytes) -> None:
         os.unlink(place.at(name), dir_fd=place.fd)
     except FileNotFoundError:
         return
-
-
-def printable(raw: bytes) -> str:
-    """A name or path in one line that a terminal shows as it is."""
-    text = raw.decode(errors="surrogateescape")
-    return text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)

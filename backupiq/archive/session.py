@@ -29,6 +29,7 @@ from backupiq.archive.spool import Spool
 from backupiq.archive.tree_builder import TreeBuilder, TreeCounts
 from backupiq.discovery.entry import EntryKind, FileEntry, UnreadableItem
 from backupiq.discovery.rules import ExcludeRules, Rule
+from backupiq.discovery.sources import clean
 from backupiq.discovery.walk import WalkCounts, walk
 from backupiq.errors import CancelledRunError
 from backupiq.progress import ProgressSink, SilentProgress
@@ -37,6 +38,7 @@ from backupiq.repository.pack import FinishedPack
 from backupiq.repository.reader import BlobReader
 from backupiq.repository.repository import Repository
 from backupiq.telemetry import get_logger
+from backupiq.telemetry.text import printable_path
 
 T = TypeVar("T")
 
@@ -105,7 +107,7 @@ class BackupSession:
         return part.below.entries
 
     def _walk(self, group: Sequence[str]) -> WalkedSource:
-        top = min((os.path.abspath(os.fsencode(source)) for source in group), key=len)
+        top = min((clean(source)[0] for source in group), key=len)
         part = WalkedSource(top, [], Inventory())
         for directory in walk(
             group,
@@ -276,14 +278,15 @@ class BackupSession:
         log.warning("run.warning", text=text)
 
     def _warn_path(self, path: bytes, text: str) -> None:
-        self.warn(f"{printable(path)}: {text}")
+        self.warn(f"{printable_path(path)}: {text}")
 
     def _note_unreadable(self, item: UnreadableItem) -> None:
         with self._lock:
             self._unreadable.append(item)
 
     def _note_excluded(self, path: bytes, rule: Rule) -> None:
-        self.excluded += 1
+        with self._lock:
+            self.excluded += 1
 
     def _note_read(self, size: int) -> None:
         with self._lock:
@@ -348,17 +351,11 @@ def _pieces(
             yield folder, files[at : at + FILES_A_TURN]
 
 
-def printable(path: bytes) -> str:
-    """A path for people: what is not UTF-8 or would steer a terminal is escaped."""
-    text = os.fsdecode(path).encode("utf-8", "backslashreplace").decode()
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-
-
 def group_sources(sources: Sequence[str]) -> list[list[str]]:
     """Sources that lie within each other in one group, each other one in its own."""
     groups: list[tuple[bytes, list[str]]] = []
-    for source in sorted(dict.fromkeys(sources), key=lambda item: len(os.path.abspath(os.fsencode(item)))):
-        path = os.path.abspath(os.fsencode(source))
+    for source in sorted(dict.fromkeys(sources), key=lambda item: len(clean(item)[0])):
+        path, _ = clean(source)
         for top, members in groups:
             if path == top or path.startswith(top.rstrip(b"/") + b"/"):
                 members.append(source)

@@ -91,4 +91,3 @@ def _sweep(parent: Path) -> None:
             # No owner yet: it may be a run that is just starting, so only an old folder goes.
             if time.time() - folder.stat().st_mtime > 3600:
                 shutil.rmtree(folder, ignore_errors=True)
-

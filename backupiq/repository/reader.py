@@ -137,7 +137,7 @@ class BlobReader:
     """
 
     def __init__(self, repo: Repository, cache_bytes: int = CACHE_BYTES) -> None:
-        self._repo = repo
+        self.repository = repo
         self._capacity = max(cache_bytes, SEGMENT)
         self._segments: OrderedDict[tuple[bytes, int], bytes] = OrderedDict()
         self._cached = 0
@@ -153,9 +153,9 @@ class BlobReader:
             try:
                 sealed = await self._stored(location, type)
                 if len(sealed) < _THREAD_FROM:
-                    return open_blob(self._repo.master, sealed, blob_id, location.uncompressed_length)
+                    return open_blob(self.repository.master, sealed, blob_id, location.uncompressed_length)
                 return await asyncio.to_thread(
-                    open_blob, self._repo.master, sealed, blob_id, location.uncompressed_length
+                    open_blob, self.repository.master, sealed, blob_id, location.uncompressed_length
                 )
             except (CryptoError, PackError) as error:
                 failure = failure or _named(location, blob_id, error)
@@ -170,7 +170,7 @@ class BlobReader:
         return await asyncio.to_thread(_decode_tree, tree_hex, plain)
 
     def _locations(self, blob_id: bytes, type: BlobType) -> list[BlobLocation]:  # noqa: A002
-        index = self._repo.index
+        index = self.repository.index
         first = index.find(blob_id, type)
         if first is None:
             what = "folder listing (tree)" if type else "piece of data (blob)"
@@ -191,7 +191,7 @@ class BlobReader:
 
     async def _read(self, pack: bytes, offset: int, length: int) -> bytes:
         try:
-            return await self._repo.provider.read(pack_key(pack.hex()), offset, length)
+            return await self.repository.provider.read(pack_key(pack.hex()), offset, length)
         except StorageNotFoundError:
             raise damaged_pack(pack.hex(), "is missing") from None
         except StorageCorruptError as error:
@@ -224,7 +224,7 @@ class BlobReader:
     async def _read_segment(self, pack: bytes, number: int) -> bytes:
         end = self._pack_ends.get(pack)
         if end is None:
-            end = self._pack_ends[pack] = self._repo.index.pack_end(pack)
+            end = self._pack_ends[pack] = self.repository.index.pack_end(pack)
         start = number * SEGMENT
         return await self._read(pack, start, min(SEGMENT, end - start))
 
@@ -285,7 +285,7 @@ class BlobReader:
             broken.append((blob_id, error))
 
         async for batch in self.sealed_batches(pack_id, wanted, on_damaged=note):
-            for opened in await asyncio.to_thread(_open_all, batch, self._repo.master, note):
+            for opened in await asyncio.to_thread(_open_all, batch, self.repository.master, note):
                 yield opened
         for blob_id, error in broken:
             try:

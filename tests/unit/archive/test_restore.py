@@ -186,7 +186,9 @@ async def test_deep_folders_come_back(archive: Archive, target: Path) -> None:
 
 
 async def test_reading_back_finds_every_file_right(archive: Archive, target: Path) -> None:
-    snapshot = await archive.snapshot(archive.file("a", *BIG), archive.file("b", b"1", perm=0o400, **MINE), archive.file("c"))
+    snapshot = await archive.snapshot(
+        archive.file("a", *BIG), archive.file("b", b"1", perm=0o400, **MINE), archive.file("c")
+    )
     report = await restore(archive, snapshot, target, verify=True)
     assert (report.verified, report.problems) == (3, [])
 
