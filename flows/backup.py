@@ -10,14 +10,15 @@ from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run as runtime
 
 from backupiq.profile import BackupOptions
-from backupiq.telemetry import correlation, get_logger
+from backupiq.telemetry import bind_run, correlation, get_logger
 from flows.active import ActiveBackup, active
-from flows.backup_open import Opened, open_backup
+from flows.backup_open import Opened, open_backup, run_key
 from flows.backup_report import make_report, make_snapshot
 from flows.cancel import cancellable, current_flow_run_id
 from flows.context import RunContext, current_run
 from flows.naming import destination_label, short_list
-from flows.reporting import report_backup
+from flows.portable import from_prefect
+from flows.reporting import report_backup, tell_prefect
 from flows.tasks.discover import discover_source
 from flows.tasks.plan import compare_with_parent, plan
 from flows.tasks.publish import build_trees, publish_snapshot
@@ -31,7 +32,7 @@ log = get_logger("backupiq.flows.backup")
 
 
 def _run_name() -> str:
-    options: BackupOptions = runtime.parameters["options"]
+    options: BackupOptions = from_prefect(runtime.parameters["options"])
     return f"backup {short_list(options.paths)} -> {short_list(map(destination_label, options.to))}"
 
 
@@ -45,7 +46,9 @@ async def backup(options: BackupOptions, key_block: str | None = None) -> dict[s
     """
     run = current_run()
     run.begin()
-    return await cancellable(run, current_flow_run_id(), _backup(run, options, key_block))
+    tell_prefect()
+    bind_run(run_id=run_key())
+    return await cancellable(run, current_flow_run_id(), _backup(run, from_prefect(options), key_block))
 
 
 async def _backup(run: RunContext, options: BackupOptions, key_block: str | None) -> dict[str, Any]:

@@ -20,7 +20,6 @@ from backupiq.repository.locking import RepositoryLock, lock_repository
 from backupiq.repository.repository import Repository
 from backupiq.repository.snapshot import Snapshot
 from backupiq.storage.provider import StorageProvider
-from backupiq.telemetry import bind_run
 from blocks.destinations import provider_for
 from flows.active import ActiveBackup
 from flows.context import RunContext
@@ -44,7 +43,7 @@ class Opened:
         self.created = created
         self.parent: tuple[str, Snapshot] | None = None
         self.resumed = 0
-        self.key = str(runtime.id or f"local-{os.getpid()}-{time.monotonic_ns()}")
+        self.key = run_key()
         self.began = time.perf_counter()
         self.began_ns = time.time_ns()
 
@@ -64,7 +63,6 @@ async def open_backup(
         if repository is not None and not options.dry_run:
             lock = await stack.enter_async_context(lock_repository(repository, retry_for=options.retry_lock))
         opened = Opened(repository, lock, created=created)
-        bind_run(run_id=opened.key)
         if created:
             run.progress.note(f"created repository {_short_id(repository)} at {provider.location}")
         parent_tree = None
@@ -112,6 +110,11 @@ def _rules(options: BackupOptions) -> ExcludeRules:
         one_file_system=options.one_file_system,
         exclude_special=options.exclude_special,
     )
+
+
+def run_key() -> str:
+    """What names this run in this process: the flow run's id."""
+    return str(runtime.id or f"local-{os.getpid()}")
 
 
 def default_threads() -> int:

@@ -10,6 +10,7 @@ from prefect.runtime import flow_run as runtime
 
 from backupiq import __version__
 from backupiq.archive.session import BackupSession
+from backupiq.discovery.sources import clean
 from backupiq.profile import BackupOptions
 from backupiq.reports import BackupReport
 from backupiq.repository.gojson import format_time_ns
@@ -19,6 +20,7 @@ from flows.backup_open import Opened
 from flows.context import RunContext
 from flows.naming import destination_label
 from flows.opening import absolute, user_name
+from flows.portable import json_text
 
 
 def make_snapshot(opened: Opened, session: BackupSession, options: BackupOptions, tree: str) -> Snapshot:
@@ -29,12 +31,12 @@ def make_snapshot(opened: Opened, session: BackupSession, options: BackupOptions
         parent=opened.parent[0] if opened.parent else None,
         tree=tree,
         paths=[absolute(path) for path in options.paths],
-        hostname=options.host or socket.gethostname(),
+        hostname=json_text(options.host or socket.gethostname()),
         username=user_name(),
         uid=os.getuid() if hasattr(os, "getuid") else 0,
         gid=os.getgid() if hasattr(os, "getgid") else 0,
-        excludes=[*options.exclude, *options.iexclude] or None,
-        tags=options.tags or None,
+        excludes=[json_text(pattern) for pattern in (*options.exclude, *options.iexclude)] or None,
+        tags=[json_text(tag) for tag in options.tags] or None,
         program_version=f"backupiq {__version__}",
         summary=Summary(
             backup_start=format_time_ns(opened.began_ns),
@@ -67,7 +69,7 @@ def make_report(
         parent_id=opened.parent[0] if opened.parent else None,
         repository_id=opened.repository.config.id if opened.repository else "",
         created_repository=opened.created,
-        paths=[absolute(path) for path in options.paths],
+        paths=[printable_path(clean(path)[0]) for path in options.paths],
         files_new=changes.files_new,
         files_changed=changes.files_changed,
         files_unmodified=changes.files_unmodified,

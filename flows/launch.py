@@ -20,6 +20,7 @@ from backupiq.reports import BackupReport, RestoreSummary
 from flows.context import RunContext, running
 from flows.embedded import EmbeddedServer, stop_embedded_server
 from flows.environment import prepare_environment
+from flows.portable import to_prefect
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 GOODBYE_SECONDS = 2.0
@@ -32,7 +33,7 @@ def run_backup(options: BackupOptions, *, password: SecretStr, progress: Progres
     def load() -> Callable[[], Awaitable[Any]]:
         from flows.backup import backup
 
-        return lambda: backup(options, return_state=True)
+        return lambda: backup(to_prefect(options), return_state=True)
 
     report: BackupReport = _launch(load, RunContext(password=password, progress=progress))
     return report
@@ -44,7 +45,7 @@ def run_restore(options: RestoreOptions, *, password: SecretStr, progress: Progr
     def load() -> Callable[[], Awaitable[Any]]:
         from flows.restore import restore
 
-        return lambda: restore(options, return_state=True)
+        return lambda: restore(to_prefect(options), return_state=True)
 
     summary: RestoreSummary = _launch(load, RunContext(password=password, progress=progress))
     return summary
@@ -60,7 +61,7 @@ def _launch(load: Callable[[], Callable[[], Awaitable[Any]]], run: RunContext) -
         with _interrupting(), running(run):
             start = load()
             server.wait()
-            state = loop.run_until_complete(_supervised(start, run))
+            state, failure = loop.run_until_complete(_supervised(start, run))
     except KeyboardInterrupt:
         stop_embedded_server()
         raise
@@ -81,7 +82,9 @@ def _launch(load: Callable[[], Callable[[], Awaitable[Any]]], run: RunContext) -
         raise CancelledRunError(f"The run was ended: {run.cancel_requested or 'cancelled'}. {CancelledRunError.hint}")
     if run.report is not None and state.is_completed():
         return run.report
-    raise _error_of(state)
+    raise failure or OrchestrationError(
+        f"Prefect ended the run as {state.name}: {state.message or 'it gave no reason'}."
+    )
 
 
 def leave(code: int) -> None:
@@ -92,8 +95,11 @@ def leave(code: int) -> None:
     os._exit(code)
 
 
-async def _supervised(start: Callable[[], Awaitable[Any]], run: RunContext) -> Any:
-    """Run the flow. A signal asks it to end; once it has cleaned up, Prefect gets a few seconds and no more."""
+async def _supervised(start: Callable[[], Awaitable[Any]], run: RunContext) -> tuple[Any, BaseException | None]:
+    """Run the flow; its state and the error that ended it.
+
+    A signal asks it to end; once it has cleaned up, Prefect gets a few seconds and no more.
+    """
     loop = asyncio.get_running_loop()
     task = asyncio.ensure_future(start())
 
@@ -117,10 +123,12 @@ async def _supervised(start: Callable[[], Awaitable[Any]], run: RunContext) -> A
             await asyncio.wait({task}, timeout=GOODBYE_SECONDS)
         if not task.done():
             run.abandoned = True
-            return None
+            return None, None
         if task.cancelled() and run.cancel_requested is not None:
             raise CancelledRunError(f"The run was ended: {run.cancel_requested}.")
-        return task.result()
+        state = task.result()
+        found = await state.result(raise_on_failure=False) if state.is_failed() or state.is_crashed() else None
+        return state, found if isinstance(found, BaseException) else None
     finally:
         ended.cancel()
 
@@ -154,15 +162,6 @@ def _interrupting() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-def _error_of(state: Any) -> BaseException:
-    """The error that ended the flow: ours as it was raised, anything else as it is."""
-    data = getattr(state, "data", None)
-    data = getattr(data, "result", data)  # a failed flow's error comes in a record of Prefect's
-    if isinstance(data, BaseException):
-        return data
-    return OrchestrationError(f"Prefect ended the run as {state.name}: {state.message or 'it gave no reason'}.")
 
 
 def _first_line(error: BaseException) -> str:

@@ -6,10 +6,12 @@ import os
 import re
 from collections.abc import Iterable
 
+from backupiq.telemetry.text import printable_path
+
 
 def short_list(items: Iterable[str], most: int = 3) -> str:
-    """The last parts of a few paths or URLs: ``docs, photos and 2 more``."""
-    names = [os.path.basename(item.rstrip("/")) or item for item in items]
+    """The last parts of a few paths or URLs in one printable line: ``docs, photos and 2 more``."""
+    names = [printable_path(os.fsencode(os.path.basename(item.rstrip("/")) or item)) for item in items]
     rest = len(names) - most
     return ", ".join(names[:most]) + (f" and {rest} more" if rest > 0 else "")
 
@@ -18,7 +20,7 @@ def destination_label(destination: str) -> str:
     """A destination for names and tags: the folder's own name, ``s3://bucket``, ``block:NAME``; never with options."""
     text = destination.split("?", 1)[0]
     found = re.match(r"^[a-z0-9]+://[^/]*@?", text)
-    return re.sub(r"//[^/@]*@", "//", text) if found else short_list([text])
+    return printable_path(os.fsencode(re.sub(r"//[^/@]*@", "//", text))) if found else short_list([text])
 
 
 def human_bytes(size: float) -> str:

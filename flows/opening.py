@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pydantic import SecretStr
 
 from backupiq.archive.publisher import adopt_orphans
+from backupiq.discovery.sources import clean
 from backupiq.errors import (
     MissingConfigurationError,
     RepositoryExistsError,
@@ -23,8 +24,9 @@ from backupiq.repository.locking import list_locks
 from backupiq.repository.repository import Repository
 from backupiq.repository.snapshot import Snapshot, find_parent
 from backupiq.storage.provider import StorageProvider
-from backupiq.telemetry import get_logger
+from backupiq.telemetry import get_logger, register_secret
 from flows.context import RunContext
+from flows.portable import json_text
 
 TEMPORARY_FILES_ARE_DEAD_AFTER = 24 * 3600.0
 log = get_logger("backupiq.flows.opening")
@@ -33,6 +35,7 @@ log = get_logger("backupiq.flows.opening")
 def resolve_password(run: RunContext, location: str, key_block: str | None) -> SecretStr:
     """The password of this run: the caller's, else that of the block or the environment of the process."""
     if run.password is not None:
+        register_secret(run.password.get_secret_value())
         return run.password
     found = find_password(PasswordSources(block=key_block), [location], note=run.progress.note)
     if found is None:
@@ -106,7 +109,7 @@ def user_name() -> str:
 
 def absolute(path: str) -> str:
     """A source's path as snapshots name it."""
-    return os.path.abspath(path)
+    return json_text(os.fsdecode(clean(path)[0]))
 
 
 def only_destination(destinations: Sequence[str]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import re
 import time
 from collections.abc import AsyncIterator
@@ -16,11 +17,13 @@ from prefect.artifacts import (
     acreate_table_artifact,
     aupdate_progress_artifact,
 )
-from prefect.context import FlowRunContext
+from prefect.context import FlowRunContext, TaskRunContext
+from prefect.logging.handlers import APILogHandler
 
 from backupiq.progress import ProgressSink
 from backupiq.reports import BackupReport, RestoreSummary
-from backupiq.telemetry import get_logger
+from backupiq.telemetry import attach_handler, get_logger
+from backupiq.telemetry.text import printable
 from flows.naming import human_bytes
 
 UPDATE_SECONDS = 1.0
@@ -39,6 +42,8 @@ class FlowProgress:
         self._face = face
         self._total = 0
         self._done = 0
+        self._shown = -1.0
+        self._artifact: UUID | None = None
 
     @classmethod
     @contextlib.asynccontextmanager
@@ -52,6 +57,8 @@ class FlowProgress:
             if teller is not None:
                 teller.cancel()
                 await asyncio.gather(teller, return_exceptions=True)
+        if progress._artifact is not None:
+            await progress._show()
 
     def stage(self, name: str) -> None:
         """A new stage begins."""
@@ -72,22 +79,38 @@ class FlowProgress:
         self._face.note(text)
 
     async def _tell(self) -> None:
-        artifact: UUID | None = None
-        shown = -1.0
         while True:
             await asyncio.sleep(UPDATE_SECONDS)
-            percent = round(100 * min(1.0, self._done / self._total), 1) if self._total else 0.0
-            if percent == shown:
-                continue
-            shown = percent
-            try:
-                if artifact is None:
-                    made = await acreate_progress_artifact(percent, description="Bytes read of those to be read")
-                    artifact = made if isinstance(made, UUID) else None
-                else:
-                    await aupdate_progress_artifact(artifact, percent)
-            except Exception as error:  # noqa: BLE001 - a picture of the work never ends the work
-                log.debug("progress.not_shown", error=type(error).__name__)
+            await self._show()
+
+    async def _show(self) -> None:
+        percent = round(100 * min(1.0, self._done / self._total), 1) if self._total else 0.0
+        if percent == self._shown:
+            return
+        self._shown = percent
+        try:
+            if self._artifact is not None:
+                await aupdate_progress_artifact(self._artifact, percent)
+                return
+            made = await acreate_progress_artifact(percent, description="Bytes read of those to be read")
+            self._artifact = made if isinstance(made, UUID) else None
+        except Exception as error:  # noqa: BLE001 - a picture of the work never ends the work
+            log.debug("progress.not_shown", error=type(error).__name__)
+
+
+class RunLog(APILogHandler):
+    """Sends the events of a run to Prefect; outside of runs there is none to send them to."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Send the record, which was redacted before, to the run this code belongs to."""
+        if FlowRunContext.get() is not None or TaskRunContext.get() is not None:
+            super().emit(record)
+
+
+def tell_prefect() -> None:
+    """From now on this process's events, from level info on, stand in the log of the run they belong to."""
+    if not any(isinstance(handler, APILogHandler) for handler in logging.getLogger("backupiq").handlers):
+        attach_handler(RunLog(), level=logging.INFO)
 
 
 async def report_backup(report: BackupReport) -> None:
@@ -163,5 +186,5 @@ def restore_markdown(summary: RestoreSummary) -> str:
 
 def _code(text: str) -> str:
     """Text that came from file names, as inert Markdown."""
-    clean = re.sub(r"[`|\r\n]", " ", text)
+    clean = re.sub(r"[`|]", " ", printable(text))
     return f"`{clean}`"

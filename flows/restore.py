@@ -25,19 +25,21 @@ from backupiq.repository.reader import BlobReader
 from backupiq.repository.repository import Repository
 from backupiq.repository.snapshot import Snapshot, resolve_snapshot
 from backupiq.telemetry import bind_run, get_logger
+from backupiq.telemetry.text import printable_path
 from blocks.destinations import provider_for
 from flows.cancel import cancellable, current_flow_run_id
 from flows.context import RunContext, current_run
 from flows.naming import destination_label, short_list
 from flows.opening import absolute, resolve_password
-from flows.reporting import FlowProgress, report_restore
+from flows.portable import from_prefect
+from flows.reporting import FlowProgress, report_restore, tell_prefect
 from flows.tasks.options import STEP
 
 log = get_logger("backupiq.flows.restore")
 
 
 def _run_name() -> str:
-    options: RestoreOptions = runtime.parameters["options"]
+    options: RestoreOptions = from_prefect(runtime.parameters["options"])
     return f"restore {options.snapshot[:8]} of {destination_label(options.repo)} -> {short_list([options.target])}"
 
 
@@ -51,7 +53,9 @@ async def restore(options: RestoreOptions, key_block: str | None = None) -> dict
     """
     run = current_run()
     run.begin()
-    return await cancellable(run, current_flow_run_id(), _restore(run, options, key_block))
+    tell_prefect()
+    bind_run(run_id=str(runtime.id))
+    return await cancellable(run, current_flow_run_id(), _restore(run, from_prefect(options), key_block))
 
 
 async def _restore(run: RunContext, options: RestoreOptions, key_block: str | None) -> dict[str, Any]:
@@ -137,7 +141,7 @@ class _Work:
         count = report.problem_count if report is not None else len(problems)
         return RestoreSummary(
             snapshot_id=self.snapshot_id,
-            target=str(Path(self.options.target).absolute()),
+            target=printable_path(os.fsencode(Path(self.options.target).absolute())),
             dry_run=self.options.dry_run,
             files=report.files if report is not None else found.files,
             bytes=report.bytes if report is not None else found.bytes,
@@ -165,7 +169,6 @@ async def _open(run: RunContext, options: RestoreOptions, key_block: str | None)
         password = resolve_password(run, provider.location, key_block)
         run.progress.stage("opening the repository")
         repository = await Repository.open(provider, password.get_secret_value())
-        bind_run(run_id=str(runtime.id))
         try:
             await stack.enter_async_context(lock_repository(repository, retry_for=options.retry_lock))
         except StoragePermissionError:

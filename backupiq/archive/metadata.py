@@ -16,12 +16,12 @@ from typing import NamedTuple
 from backupiq.archive.safe_tree import CLOSE_ON_EXEC, NO_FOLLOW, Place
 from backupiq.archive.xattrs import Xattr, write_xattrs
 from backupiq.errors import (
-from backupiq.telemetry.text import printable_path
     BackupIQError,
     DiskFullError,
     RestoreWriteError,
     TooManyOpenFilesError,
 )
+from backupiq.telemetry.text import printable_path
 
 _FULL = frozenset(number for name in ("ENOSPC", "EDQUOT") if (number := getattr(errno, name, None)) is not None)
 _NO_DESCRIPTORS = frozenset({errno.EMFILE, errno.ENFILE})

@@ -53,8 +53,8 @@ class PackWriter:
       that will either put it there or fail the run;
     - a blob is given to at most one pack, however many threads save it at once;
     - ``on_finished`` is called once for every pack, after all of its blobs are in the index, and never under a lock;
-    - once a blob could not be stored, every later ``save`` of a new blob and every ``flush`` raises the same error, since
-      others may have been given its id;
+    - once a blob could not be stored, every later ``save`` of a new blob and every ``flush`` raises the same error,
+      since others may have been given its id;
     - after ``flush`` no pack is open; a failure leaves the packs that were finished, and ``discard`` removes the rest.
     """
 

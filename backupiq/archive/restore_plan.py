@@ -151,9 +151,8 @@ async def plan_restore(
     for depth, part in enumerate(parts, 1):
         node = _find(nodes, part)
         if node is None or (node.subtree is None and depth < len(parts)):
-            raise PathNotInSnapshotError(
-                f"The snapshot holds no {printable_path(b'/' + b'/'.join(parts[:depth]))}. {PathNotInSnapshotError.hint}"
-            )
+            missing = printable_path(b"/" + b"/".join(parts[:depth]))
+            raise PathNotInSnapshotError(f"The snapshot holds no {missing}. {PathNotInSnapshotError.hint}")
         if node.subtree is None:
             nodes = [node]
             parts = parts[:-1]

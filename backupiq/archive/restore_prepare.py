@@ -150,7 +150,7 @@ def decide(
             os.rmdir(place.at(name), dir_fd=place.fd)
         except OSError as error:
             raise RestoreConflictError(
-                f"A folder that cannot be replaced stands where {printable_path(name)} belongs. Move it away, or restore "
-                "into another folder."
+                f"A folder that cannot be replaced stands where {printable_path(name)} belongs. Move it away, or "
+                "restore into another folder."
             ) from error
     return ItemState.REPLACE

@@ -37,7 +37,7 @@ def batch_size(total_bytes: int) -> int:
 
 
 def plan_batches(files: Iterable[tuple[int, int]], total_bytes: int) -> list[Batch]:
-    """Batches of (ordinal, size) pairs given in ascending ordinals; a file larger than a batch stands alone in its own."""
+    """Batches of (ordinal, size) pairs given in ascending ordinals; a file larger than a batch has one to itself."""
     aim = batch_size(total_bytes)
     batches: list[Batch] = []
     ordinals = array("Q")

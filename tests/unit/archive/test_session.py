@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import logging
 import os
 import threading
@@ -19,7 +20,6 @@ from backupiq.archive.session import (
     RunSettings,
     closing,
     group_sources,
-    printable,
 )
 from backupiq.discovery.rules import ExcludeRules
 from backupiq.errors import BackupIQError, CancelledRunError, SourceNotFoundError
@@ -423,21 +423,24 @@ async def test_warnings_are_bounded(repository: Repository, spool: Path, files: 
     await session.close()
 
 
-@pytest.mark.parametrize(
-    ("path", "shown"),
-    [
-        (b"/plain/path", "/plain/path"),
-        ("/ünï/日本".encode(), "/ünï/日本"),
-        (b"/two\nlines\r", "/two\\nlines\\r"),
-        (b"/\x1b[31mred\x07", "/\\x1b[31mred\\x07"),
-        (b"/caf\xe9", "/caf\\udce9"),
-        ("/\u202eabc\u2028".encode(), "/\\u202eabc\\u2028"),
-    ],
-)
-def test_a_path_for_people_cannot_steer_a_terminal(path: bytes, shown: str) -> None:
-    assert printable(path) == shown
-    assert printable(path).isprintable()
-    printable(path).encode()
+async def test_a_path_in_a_warning_cannot_steer_a_terminal(
+    repository: Repository, spool: Path, files: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (files / "two\nlines \x1b[31m\u202e \udce9").write_bytes(b"x")
+    true_read = os.read
+
+    def read_and_append(descriptor: int, count: int) -> bytes:
+        data = true_read(descriptor, count)
+        with open(f"/proc/self/fd/{descriptor}", "ab") as file:
+            file.write(b"+")
+        return data
+
+    monkeypatch.setattr(os, "read", read_and_append)
+    saved = await back_up(repository, spool, files)
+    monkeypatch.undo()
+    assert len(saved.session.warnings) == 6
+    assert all(text.isprintable() for text in saved.session.warnings)
+    json.dumps(saved.session.warnings, ensure_ascii=False).encode()
 
 
 async def test_trees_are_stored_apart_from_data(repository: Repository, spool: Path, files: Path) -> None:
