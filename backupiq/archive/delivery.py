@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Callable
 
 from backupiq.errors import StorageCorruptError
@@ -85,7 +84,7 @@ class Delivery:
     async def _send_one(self, provider: StorageProvider, pack: FinishedPack) -> None:
         name = pack.id.hex()
         key = pack_key(name)
-        if os.path.exists(pack.path):
+        if await asyncio.to_thread(pack.path.exists):
             await provider.upload_file(pack.path, key, durable=True, move=True, sha256=name)
         elif (await provider.get_file_info(key)).size != pack.size:
             # An earlier try moved the file there and failed before it could say so; then it must be there whole.

@@ -6,8 +6,9 @@ import errno
 import os
 import stat
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from typing import NamedTuple
 
 import msgspec
 
@@ -24,6 +25,8 @@ SMALL = MIN
 IN_PARALLEL = 8 << 20
 """Files above this have their blobs compressed and sealed by several threads."""
 BLOBS_IN_FLIGHT = 6
+TOGETHER = 4 << 20
+"""Small files are stored together up to this many bytes."""
 SPARSE_FROM = 1 << 20
 _OPEN = (
     os.O_RDONLY
@@ -33,6 +36,15 @@ _OPEN = (
     | getattr(os, "O_BINARY", 0)
 )
 _NO_DESCRIPTORS = (errno.EMFILE, errno.ENFILE)
+
+
+class _Whole(NamedTuple):
+    """A small file as it was read: ``status`` is what it was when it was opened."""
+
+    ordinal: int
+    entry: FileEntry
+    status: os.stat_result
+    data: bytes
 
 
 class FileReader:
@@ -66,18 +78,44 @@ class FileReader:
 
     def read(self, path: bytes, ordinal: int, entry: FileEntry) -> None:
         """Store one file's content. CancelledRunError when the run is stopped meanwhile."""
-        if self._stopped():
-            raise CancelledRunError
-        if entry.links > 1 and self._same_as_other_link(ordinal, entry):
-            return
-        try:
-            self._read(path, ordinal, entry)
-        except OSError as error:
-            if error.errno in _NO_DESCRIPTORS:
-                raise TooManyOpenFilesError from error
-            self._content.fail(ordinal, unreadable(path, error))
-        except SourceReadError as error:
-            self._content.fail(ordinal, UnreadableItem(path, error.message, error.code))
+        self.read_all([(path, ordinal, entry)])
+
+    def read_all(self, files: Iterable[tuple[bytes, int, FileEntry]]) -> None:
+        """Store the content of several files: path, ordinal and entry of each.
+
+        Small files are read first and stored together, a few MiB at a time: that keeps the threads from passing the
+        interpreter's lock to and fro for each of them.
+        """
+        small: list[_Whole] = []
+        held = 0
+        for path, ordinal, entry in files:
+            if self._stopped():
+                raise CancelledRunError
+            if entry.links > 1 and self._same_as_other_link(ordinal, entry):
+                continue
+            try:
+                whole = self._read(path, ordinal, entry)
+            except OSError as error:
+                if error.errno in _NO_DESCRIPTORS:
+                    raise TooManyOpenFilesError from error
+                self._content.fail(ordinal, unreadable(path, error))
+            except SourceReadError as error:
+                self._content.fail(ordinal, UnreadableItem(path, error.message, error.code))
+            else:
+                if whole is not None:
+                    small.append(whole)
+                    held += len(whole.data)
+                    if held >= TOGETHER:
+                        self._store_small(small)
+                        small, held = [], 0
+        if small:
+            self._store_small(small)
+
+    def _store_small(self, files: list[_Whole]) -> None:
+        filled = [file for file in files if file.data]
+        ids = iter(self._writer.save_many([file.data for file in filled], BlobType.DATA))
+        for file in files:
+            self._record(file, next(ids) if file.data else b"", len(file.data))
 
     def _same_as_other_link(self, ordinal: int, entry: FileEntry) -> bool:
         """Whether another name of the same file was read already: its content is taken, and nothing is read."""
@@ -87,32 +125,41 @@ class FileReader:
         self._content.set(ordinal, known[1], ContentState.STORED)
         return True
 
-    def _read(self, path: bytes, ordinal: int, entry: FileEntry) -> None:
+    def _read(self, path: bytes, ordinal: int, entry: FileEntry) -> _Whole | None:
+        """Read the file; a small one is returned whole, a larger one has been stored."""
         descriptor = open_file(path)
         try:
             before = os.fstat(descriptor)
             if not stat.S_ISREG(before.st_mode):
                 raise SourceReadError("it was replaced by something that is not a regular file")
-            ids, size = self._store(descriptor, before)
+            data, ids, size = self._take(descriptor, before)
             after = os.fstat(descriptor)
         finally:
             os.close(descriptor)
         if after.st_mtime_ns != before.st_mtime_ns or size != before.st_size:
             self._warn(path, "changed while it was read; it is stored as it was read")
+        file = _Whole(ordinal, entry, before, data)
+        if ids is None:
+            return file
+        self._record(file, ids, size)
+        return None
+
+    def _record(self, file: _Whole, ids: bytes, size: int) -> None:
+        entry, status = file.entry, file.status
         if (
             size != entry.size
-            or before.st_mtime_ns != entry.mtime_ns
-            or before.st_ctime_ns != entry.ctime_ns
-            or before.st_ino != entry.inode
+            or status.st_mtime_ns != entry.mtime_ns
+            or status.st_ctime_ns != entry.ctime_ns
+            or status.st_ino != entry.inode
         ):
-            entry = msgspec.structs.replace(entry_from_stat(entry.name, before), size=size)
-            self._content.restate(ordinal, entry)
-        self._content.set(ordinal, ids, ContentState.STORED)
+            entry = msgspec.structs.replace(entry_from_stat(entry.name, status), size=size)
+            self._content.restate(file.ordinal, entry)
+        self._content.set(file.ordinal, ids, ContentState.STORED)
         if entry.links > 1:
             self._links[entry.device, entry.inode] = (entry, ids)
 
-    def _store(self, descriptor: int, status: os.stat_result) -> tuple[bytes, int]:
-        """The file's blobs (raw ids one after another) and how many bytes they hold."""
+    def _take(self, descriptor: int, status: os.stat_result) -> tuple[bytes, bytes | None, int]:
+        """A small file's bytes and None, else nothing and the file's blobs (raw ids one after another); its size."""
         size = status.st_size
         if size < SMALL:
             # One byte more than there should be tells whether the file has grown. A larger buffer would cost more than
@@ -120,11 +167,13 @@ class FileReader:
             data = os.read(descriptor, size + 1)
             if len(data) == size:
                 self._on_read(size)
-                return (self._writer.save(data, BlobType.DATA) if data else b""), size
-            return self._store_stream(descriptor, data, parallel=False)
-        if size >= SPARSE_FROM and _has_holes(status):
-            return self._store_sparse(descriptor, size)
-        return self._store_stream(descriptor, b"", parallel=size > IN_PARALLEL)
+                return data, None, size
+            ids, size = self._store_stream(descriptor, data, parallel=False)
+        elif size >= SPARSE_FROM and _has_holes(status):
+            ids, size = self._store_sparse(descriptor, size)
+        else:
+            ids, size = self._store_stream(descriptor, b"", parallel=size > IN_PARALLEL)
+        return b"", ids, size
 
     def _store_stream(self, descriptor: int, begun: bytes, *, parallel: bool) -> tuple[bytes, int]:
         head = [begun] if begun else []

@@ -12,7 +12,7 @@ import dataclasses
 import os
 import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
@@ -43,7 +43,7 @@ from backupiq.telemetry.text import printable_path
 T = TypeVar("T")
 
 MOST_WARNINGS = 1000
-FILES_A_TURN = 64
+FILES_A_TURN = 128
 """Files a packing thread takes from its batch at once: few enough to share the work evenly."""
 
 log = get_logger("backupiq.archive.session")
@@ -196,27 +196,21 @@ class BackupSession:
         groups = self.inventory.select(ordinals)
         turn = threading.Lock()
 
-        def take() -> list[tuple[bytes, list[tuple[int, FileEntry]]]]:
-            with turn:
-                return list(islice(pieces, 1))
-
-        pieces = _pieces(groups)
-
-        def work() -> None:
-            while mine := take():
-                for folder, files in mine:
-                    self._read_files(folder, files)
-
-        await self._all_threads(work)
-
-    def _read_files(self, folder: bytes, files: list[tuple[int, FileEntry]]) -> None:
         reader = self._reader
         if reader is None:
             raise AssertionError("prepare() comes first")
-        prefix = folder if folder.endswith(b"/") else folder + b"/"
-        for ordinal, entry in files:
-            reader.read(prefix + entry.name, ordinal, entry)
-        self.progress.advance(len(files), 0)
+        files = _with_paths(groups)
+
+        def work() -> None:
+            while True:
+                with turn:
+                    mine = list(islice(files, FILES_A_TURN))
+                if not mine:
+                    return
+                reader.read_all(mine)
+                self.progress.advance(len(mine), 0)
+
+        await self._all_threads(work)
 
     async def build_trees(self) -> str:
         """Write the folder listings, close every pack and return the root tree's id in hex."""
@@ -343,12 +337,13 @@ class BackupSession:
         return self.repository
 
 
-def _pieces(
+def _with_paths(
     groups: Iterable[tuple[bytes, list[tuple[int, FileEntry]]]],
-) -> Iterable[tuple[bytes, list[tuple[int, FileEntry]]]]:
+) -> Iterator[tuple[bytes, int, FileEntry]]:
     for folder, files in groups:
-        for at in range(0, len(files), FILES_A_TURN):
-            yield folder, files[at : at + FILES_A_TURN]
+        prefix = folder if folder.endswith(b"/") else folder + b"/"
+        for ordinal, entry in files:
+            yield prefix + entry.name, ordinal, entry
 
 
 def group_sources(sources: Sequence[str]) -> list[list[str]]:

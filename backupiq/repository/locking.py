@@ -108,15 +108,20 @@ class RepositoryLock:
         delay = RETRY_FIRST
         lock = cls(repo, _own_lock(exclusive, clock(), hostname), clock, sleep)
         lock._ignoring_hangup = _ignore_hangup()
+        told = False
         try:
             while True:
                 try:
                     await lock._try(alive)
                     break
-                except RepositoryLockedError:
+                except RepositoryLockedError as error:
                     left = (deadline - clock()) / 1e9
                     if left <= 0:
                         raise
+                    if not told:
+                        # Minutes may pass, and a program that says nothing looks as if it hung.
+                        _log.warning("waiting for the lock on the repository", seconds=round(left), **error.details)
+                        told = True
                 # Two that ask at the same moment must not go on doing so.
                 await sleep(min(delay * random.uniform(0.5, 1.0), left))  # noqa: S311
                 delay = min(delay * 2, RETRY_MOST)

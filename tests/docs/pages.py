@@ -25,7 +25,7 @@ _LINK = re.compile(r"(?<!!)\[[^\]\n]+\]\((?P<target>[^)\s]+)\)")
 _CRON = re.compile(r"(?:[\d*/,-]+ ){5}(?P<command>.+)")
 _MARK = "--- end of command "
 # What differs between two runs of the same command: ids, sizes with their units, times and other numbers.
-_VARIES = re.compile(r"(?P<id>\b(?=[0-9a-f]*\d)[0-9a-f]{8,64}\b)|\d[\d.,:]*(?: (?:B|[KMGT]iB)\b)?")
+_VARIES = re.compile(r"(?P<id>\b[0-9a-f]{8,64}\b)|\d[\d.,:]*(?: (?:B|[KMGT]iB)\b)?")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -175,32 +175,40 @@ def translate(text: str, stand_ins: Mapping[str, str]) -> str:
     return re.sub("|".join(map(re.escape, longest)), lambda found: stand_ins[found[0]], text)
 
 
-def learn_ids(shown: list[str], output: str, stand_ins: dict[str, str]) -> None:
-    """Note which id the page's stands for: those on the lines that match, in full and as their first eight digits."""
-    by_pattern = {pattern_of(line): line for line in output.splitlines() if line.strip()}
+def matched(shown: list[str], output: str, stand_ins: Mapping[str, str]) -> list[tuple[str, str | None]]:
+    """Each line a page shows, with the line of the output that it stands for, None when there is none.
+
+    They agree but for ids, sizes, times and numbers. Lines come in order where they can; lists that are sorted by id
+    come in any. A line ``...`` stands for lines left out.
+    """
+    actual = output.splitlines()
+    patterns: list[str | None] = [pattern_of(line) for line in actual]
+    found: list[tuple[str, str | None]] = []
+    at = 0
     for line in shown:
-        actual = by_pattern.get(pattern_of(translate(line, stand_ins)))
-        if actual is None:
+        if not line.strip() or line.strip() == "...":
             continue
+        wanted = pattern_of(translate(line, stand_ins))
+        place = next((n for n in (*range(at, len(actual)), *range(at)) if patterns[n] == wanted), None)
+        found.append((line, None if place is None else actual[place]))
+        if place is not None:
+            patterns[place], at = None, place + 1
+    return found
+
+
+def learn_ids(shown: list[str], output: str, stand_ins: dict[str, str]) -> None:
+    """Note which id the page's stands for, in full and as its first eight digits; the first meaning stays."""
+    for line, actual in matched(shown, output, stand_ins):
         theirs = [found["id"] for found in _VARIES.finditer(line) if found["id"]]
-        ours = [found["id"] for found in _VARIES.finditer(actual) if found["id"]]
+        ours = [found["id"] for found in _VARIES.finditer(actual or "") if found["id"]]
         for one, other in zip(theirs, ours, strict=False):
             stand_ins.setdefault(one, other)
             stand_ins.setdefault(one[:8], other[:8])
 
 
 def missing_lines(shown: list[str], output: str, stand_ins: Mapping[str, str]) -> list[str]:
-    """The lines a page shows that the output does not have, in this order and but for ids, sizes, times and numbers.
-
-    A line ``...`` stands for lines left out.
-    """
-    actual = iter([pattern_of(line) for line in output.splitlines()])
-    wanted = [line for line in shown if line.strip() and line.strip() != "..."]
-    return [line for line in wanted if not _comes(pattern_of(translate(line, stand_ins)), actual)]
-
-
-def _comes(pattern: str, lines: Iterator[str]) -> bool:
-    return any(line == pattern for line in lines)
+    """The lines a page shows that the output does not have; see `matched`."""
+    return [line for line, actual in matched(shown, output, stand_ins) if actual is None]
 
 
 def pattern_of(line: str) -> str:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import select
+import signal
 import stat
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -178,9 +181,41 @@ def wait_for_line(process: subprocess.Popen[str], text: str) -> list[str]:
 
 
 def finish(process: subprocess.Popen[str]) -> tuple[int, str, str]:
-    """Waits for the program's end; its exit code, and what of its output was not read yet."""
-    out, err = process.communicate(timeout=DEADLINE)
-    return process.returncode, out, err
+    """Waits for the program's end; its exit code, and what of its output was not read yet.
+
+    For programs that print little to stdout. One that does not end in time is killed, which its exit code then tells.
+    """
+    assert process.stdout is not None
+    assert process.stderr is not None
+    watchdog = threading.Timer(DEADLINE, process.kill)
+    watchdog.start()
+    try:
+        # Not communicate(), which passes over what wait_for_line has buffered.
+        err, out = process.stderr.read(), process.stdout.read()
+        return process.wait(), out, err
+    finally:
+        watchdog.cancel()
+
+
+@contextlib.contextmanager
+def stopped_with_an_exclusive_lock(restic: Restic, repo: Path, password: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A real ``restic check``, stopped (SIGSTOP) while it holds its exclusive lock. Continue it with SIGCONT."""
+    assert locks(repo) == []
+    command = [str(restic.program), "check"]
+    env = restic.environment(repo, password)
+    process = subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        while not locks(repo):
+            assert process.poll() is None, "restic ended before its lock was seen"
+            select.select([], [], [], 0.001)
+        process.send_signal(signal.SIGSTOP)
+        (name,) = locks(repo)
+        held = restic.json("cat", "lock", name, "--no-lock", repo=repo, password=password)
+        assert (held["exclusive"], held["pid"]) == (True, process.pid)
+        yield process
+    finally:
+        process.kill()
+        process.wait()
 
 
 class Gate:
@@ -189,9 +224,9 @@ class Gate:
     As the file of exclude patterns it holds a run right after it has taken its lock and chosen its parent.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.path = folder / "gate"
-        os.mkfifo(self.path)
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        os.mkfifo(path)
         self._descriptor: int | None = None
 
     def wait(self, process: subprocess.Popen[str]) -> None:
@@ -202,10 +237,12 @@ class Gate:
                 raise AssertionError(f"the program ended before the gate: {finish(process)}")
             if time.monotonic() > deadline:
                 raise AssertionError("the program did not come to the gate")
-            with contextlib.suppress(OSError):  # ENXIO: nobody reads yet
+            try:
                 self._descriptor = os.open(self.path, os.O_WRONLY | os.O_NONBLOCK)
-                continue
-            select.select([], [], [], 0.005)
+            except OSError as error:
+                if error.errno != errno.ENXIO:  # which says that nobody reads yet
+                    raise
+                select.select([], [], [], 0.005)
 
     def open(self) -> None:
         """Let the program read on: an empty file of patterns."""

@@ -8,12 +8,14 @@ import random
 import threading
 from collections import Counter
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from backupiq.archive import pack_writer
-from backupiq.archive.pack_writer import SAMPLE_FROM, PackWriter
+from backupiq.archive.compression import SAMPLE_FROM
+from backupiq.archive.pack_writer import PackWriter
 from backupiq.errors import BackupIQError, CancelledRunError
 from backupiq.repository.pack import BlobType, FinishedPack
 from backupiq.repository.reader import BlobReader
@@ -77,6 +79,34 @@ async def test_however_many_threads_save_a_blob_it_is_in_exactly_one_pack(kitche
     assert writer.counts.data_blobs == len(packed)
     assert writer.counts.plain_bytes == sum(map(len, set(blobs)))
     assert writer.counts.stored_bytes == sum(blob.length for pack in kitchen.finished for blob in pack.blobs)
+
+
+async def test_blobs_saved_together_are_those_saved_one_by_one(kitchen: Kitchen) -> None:
+    rng = random.Random(3)
+    blobs: list[bytes] = [*some_blobs(200), b"", b"twice", b"twice", b"text " * 30_000, rng.randbytes(300 * KIB)]
+    writer = kitchen.new_writer(pack_size=32 * KIB)
+    start = threading.Barrier(4)
+
+    def work(seed: int) -> None:
+        mine = list(blobs)
+        shuffler = random.Random(seed)
+        shuffler.shuffle(mine)
+        start.wait()
+        while mine:
+            count = shuffler.randrange(1, 40)
+            together, mine = mine[:count], mine[count:]
+            assert writer.save_many(together, BlobType.DATA) == [hashlib.sha256(blob).digest() for blob in together]
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(work, range(4)))
+    assert writer.save_many([], BlobType.DATA) == []
+    writer.flush()
+    packed = Counter(blob.id for pack in kitchen.finished for blob in pack.blobs)
+    assert packed == Counter(hashlib.sha256(blob).digest() for blob in set(blobs))
+    await kitchen.store_finished()
+    reader = BlobReader(kitchen.repository)
+    for blob in set(blobs):
+        assert await reader.load_blob(hashlib.sha256(blob).digest(), BlobType.DATA) == blob
 
 
 async def test_every_blob_reads_back_from_the_stored_packs(kitchen: Kitchen) -> None:

@@ -70,7 +70,9 @@ def invented_pack(number: int, blobs: int) -> FinishedPack:
         PackBlob(hashlib.sha256(b"%d/%d" % (number, place)).digest(), BlobType.DATA, place * 40, 40, 0)
         for place in range(blobs)
     ]
-    return FinishedPack(hashlib.sha256(b"%d" % number).digest(), Path("nowhere"), blobs * 77 + 36, BlobType.DATA, listed)
+    return FinishedPack(
+        hashlib.sha256(b"%d" % number).digest(), Path("nowhere"), blobs * 77 + 36, BlobType.DATA, listed
+    )
 
 
 def snapshot() -> Snapshot:

@@ -296,6 +296,36 @@ async def test_another_name_of_a_file_is_not_read_again(
     assert await desk.stored(second) == noise(700 * KIB)
 
 
+async def test_names_of_one_small_file_that_are_read_together_are_read_once(desk: Desk, tmp_path: Path) -> None:
+    (tmp_path / "first").write_bytes(b"small")
+    for name in ("second", "third"):
+        os.link(tmp_path / "first", tmp_path / name)
+    paths = [tmp_path / name for name in ("first", "second", "third")]
+    desk.reader.read_all((os.fsencode(path), place, entry_of(path)) for place, path in enumerate(paths))
+    assert desk.bytes_read == 5
+    assert desk.content.hex_ids(0) == desk.content.hex_ids(1) == desk.content.hex_ids(2)
+    assert await desk.stored(2) == b"small"
+
+
+async def test_files_read_together_are_stored_each_as_its_own(desk: Desk, tmp_path: Path) -> None:
+    contents = [
+        noise(size, seed) for seed, size in enumerate([0, 10, 600 * KIB, 0, 300_000, 9 * MIB, 1, 511 * KIB] * 3)
+    ]
+    files = []
+    for place, data in enumerate(contents):
+        path = tmp_path / f"{place}"
+        path.write_bytes(data)
+        files.append((os.fsencode(path), place, entry_of(path)))
+    (tmp_path / "4").unlink()
+    desk.reader.read_all(files)
+    for place, data in enumerate(contents):
+        if place == 4:
+            desk.refusal(4)
+        else:
+            assert await desk.stored(place) == data
+    assert desk.bytes_read == sum(map(len, contents)) - len(contents[4])
+
+
 async def test_another_name_of_a_file_that_changed_meanwhile_is_read_again(desk: Desk, tmp_path: Path) -> None:
     path = tmp_path / "first"
     path.write_bytes(b"before")

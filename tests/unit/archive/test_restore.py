@@ -1,4 +1,4 @@
-# ruff: noqa: ASYNC230, ASYNC240 - nothing else waits for the event loop here
+# ruff: noqa: ASYNC230 - nothing else waits for the event loop here
 """Restores out of real repositories: what comes back, what is kept, what is refused, how it ends."""
 
 from __future__ import annotations

@@ -51,7 +51,9 @@ def spool(tmp_path: Path) -> Path:
 
 def run_threads() -> list[str]:
     """Threads of a run that are alive."""
-    return [thread.name for thread in threading.enumerate() if thread.name.startswith(("backupiq-pack", "backupiq-blob"))]
+    return [
+        thread.name for thread in threading.enumerate() if thread.name.startswith(("backupiq-pack", "backupiq-blob"))
+    ]
 
 
 def new_session(repository: Repository | None, spool: Path, *sources: Path, dry_run: bool = False) -> BackupSession:

@@ -75,7 +75,8 @@ async def differences(
     if mine[1] == theirs[1]:
         return
     texts = [
-        await BlobReader(repository).load_blob(bytes.fromhex(tree), BlobType.TREE) for repository, tree in (mine, theirs)
+        await BlobReader(repository).load_blob(bytes.fromhex(tree), BlobType.TREE)
+        for repository, tree in (mine, theirs)
     ]
     yield f"{where}: the trees differ"
     ours, other = ({node["name"]: node for node in json.loads(text)["nodes"]} for text in texts)

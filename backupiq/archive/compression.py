@@ -1,0 +1,71 @@
+"""How a blob is stored: compressed with zstd where that makes it smaller, as it is otherwise."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from typing import TypeAlias
+
+import zstandard
+
+Stored: TypeAlias = bytes | memoryview
+
+LEVEL = 3
+SAMPLE_FROM = 128 << 10
+SAMPLE_SIZE = 16 << 10
+SHRINKS = 0.96
+"""A sample must come out at less than this part of its size to be worth the whole."""
+
+
+class BlobCompressor:
+    """Decides and compresses; used by many threads at once, each with its own zstd contexts.
+
+    Frames carry no checksum, since blobs are authenticated, and always their content's size.
+    """
+
+    def __init__(self) -> None:
+        self._local = threading.local()
+
+    def compress(self, data: bytes | memoryview) -> tuple[Stored, int]:
+        """What to store, and the plain length when it is compressed (else 0)."""
+        return self.compress_many([data])[0]
+
+    def compress_always(self, data: bytes | memoryview) -> tuple[Stored, int]:
+        """The same for a tree, which the format wants compressed whatever its size becomes."""
+        return self._codec().compress(data), len(data)
+
+    def compress_many(self, blobs: Sequence[bytes | memoryview]) -> list[tuple[Stored, int]]:
+        """The same for several blobs, which are compressed in one call without the interpreter's lock between them."""
+        forms: list[tuple[Stored, int]] = [(blob, 0) for blob in blobs]
+        worth = [at for at, blob in enumerate(blobs) if len(blob) < SAMPLE_FROM or self._shrinks(blob)]
+        for at, packed in zip(worth, self._all([blobs[at] for at in worth]), strict=True):
+            size = len(blobs[at])
+            if len(packed) < size:
+                forms[at] = (packed, size)
+        return forms
+
+    def _all(self, blobs: list[bytes | memoryview]) -> Sequence[Stored]:
+        codec = self._codec()
+        at_once: Callable[..., Iterable[bytes]] | None = getattr(codec, "multi_compress_to_buffer", None)
+        if at_once is None or len(blobs) < 2:
+            return [codec.compress(blob) for blob in blobs]
+        return [memoryview(segment) for segment in at_once(blobs, threads=0)]
+
+    def _shrinks(self, data: bytes | memoryview) -> bool:
+        """Whether one of three samples shrinks (facts on semantics, "Compressibility")."""
+        view = memoryview(data)
+        places = (0, len(view) // 2, len(view) - SAMPLE_SIZE)
+        sampler = self._sampler()
+        return any(len(sampler.compress(view[at : at + SAMPLE_SIZE])) < SAMPLE_SIZE * SHRINKS for at in places)
+
+    def _codec(self) -> zstandard.ZstdCompressor:
+        found: zstandard.ZstdCompressor | None = getattr(self._local, "codec", None)
+        if found is None:
+            found = self._local.codec = zstandard.ZstdCompressor(level=LEVEL, write_checksum=False)
+        return found
+
+    def _sampler(self) -> zstandard.ZstdCompressor:
+        found: zstandard.ZstdCompressor | None = getattr(self._local, "sampler", None)
+        if found is None:
+            found = self._local.sampler = zstandard.ZstdCompressor(level=1, write_checksum=False)
+        return found

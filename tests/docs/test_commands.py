@@ -1,0 +1,135 @@
+"""Every command that the pages print does what they say."""
+
+from __future__ import annotations
+
+import getpass
+import grp
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from backupiq.passwords import kept_password_path
+from tests.cli import test_documents
+from tests.docs import pages
+from tests.docs.documents import make_documents
+from tests.docs.pages import SHELLS, Command, block_commands, blocks, commands, page_names, run_commands
+from tests.support.prefect_server import PrefectServer
+from tests.support.programs import ROOT, BackupIQ, require
+
+# On a machine that is set up: `make backup` installs nothing, the other targets and a server that never ends are only
+# looked at. Sleeping and typing are not needed by any command.
+FUNCTIONS = """
+make() {
+    if [ "$1" = backup ]; then
+        command make --no-print-directory -C "$PROJECT" -o "$VENV/.installed" VENV="$VENV" "$@"
+    else
+        command make -n -C "$PROJECT" "$@" >/dev/null
+    fi
+}
+prefect() {
+    if [ "$*" = "server start" ]; then command prefect server start --help >/dev/null; else command prefect "$@"; fi
+}
+"""
+RUN_ELSEWHERE: dict[str, Callable[..., None]] = {
+    "docs/disaster-recovery.md": test_documents.test_the_commands_for_a_disaster_restore_the_files
+}
+"""Pages whose `sh` blocks another test runs, on disks and passwords of its own."""
+ONLY_LOOKED_AT = {"docs/disaster-recovery.md": "needs another machine's package manager and a disk to mount"}
+"""Pages whose `console` blocks change the machine."""
+
+
+def runnable() -> list[str]:
+    return [page for page in page_names() if page not in RUN_ELSEWHERE and commands(page)]
+
+
+def test_the_pages_with_commands_are_known() -> None:
+    assert {"README.md", "docs/development.md"} <= set(runnable())
+    for page in RUN_ELSEWHERE:
+        assert commands(page), f"{page} prints no commands any more"
+
+
+@pytest.mark.parametrize("page", page_names())
+def test_every_block_that_looks_like_commands_is_marked_as_such(page: str) -> None:
+    for block in blocks(page):
+        first = block.body.split(maxsplit=1)[0] if block.body.strip() else ""
+        if first in ("$", "backupiq", "restic", "prefect", "sudo", "export"):
+            assert block.language in SHELLS, f"{page}:{block.line}"
+
+
+@pytest.mark.parametrize("page", page_names())
+def test_a_block_that_is_not_run_says_why_and_is_valid_shell(page: str) -> None:
+    for block in blocks(page):
+        if block.language not in SHELLS:
+            continue
+        skipped = block.note.startswith("not run:")
+        if skipped:
+            assert len(block.note.removeprefix("not run:").split()) > 2, f"{page}:{block.line}"
+        if skipped or page in ONLY_LOOKED_AT:
+            done = subprocess.run(["bash", "-n"], input=block.body, text=True, capture_output=True, check=False)
+            assert done.returncode == 0, f"{page}:{block.line}: {done.stderr}"
+
+
+@pytest.mark.parametrize("page", [page for page in runnable() if page != "README.md"])
+def test_the_commands_of_a_page_run(page: str, tmp_path: Path) -> None:
+    listed = commands(page)
+    env = dict(os.environ) | {"PROJECT": str(ROOT), "VENV": sys.prefix}
+    for name in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS"):
+        env.pop(name, None)
+    check(run_commands(listed, functions=FUNCTIONS, env=env, cwd=tmp_path, stand_ins={}), {}, len(listed))
+
+
+def test_the_commands_of_the_readme_do_what_it_shows(
+    backupiq: BackupIQ, prefect_server: PrefectServer, tmp_path: Path
+) -> None:
+    require("restic")
+    listed = commands("README.md")
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    make_documents(backupiq.home / "Documents")
+    env = backupiq.environment(password=None) | {
+        "PROJECT": str(ROOT),
+        "VENV": sys.prefix,
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "TZ": "UTC",
+    }
+    for name in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS"):
+        env.pop(name, None)
+    kept = {
+        str(place): kept_password_path(str(place), env).name for place in (Path("/mnt/disk/backup"), disk / "backup")
+    }
+    user = getpass.getuser()
+    stand_ins = {
+        "/mnt/disk": str(disk),
+        kept["/mnt/disk/backup"]: kept[str(disk / "backup")],
+        "/home/anna": str(backupiq.home),
+        "/opt/backupiq/.venv": sys.prefix,
+        "http://127.0.0.1:4200": prefect_server.api_url.removesuffix("/api"),
+        "anna     anna": f"{user} {grp.getgrgid(os.getegid()).gr_name}",
+        "anna": user,
+        "laptop": socket.gethostname(),
+    }
+    assert kept["/mnt/disk/backup"] in (ROOT / "README.md").read_text(), "the kept password's file has another name"
+    check(run_commands(listed, functions=FUNCTIONS, env=env, cwd=ROOT, stand_ins=stand_ins), stand_ins, len(listed))
+    letter = Path("Documents/letters/landlord.txt")
+    restored = [backupiq.home / place / str(backupiq.home).lstrip("/") for place in ("restored", "restored-by-restic")]
+    for place in restored:
+        assert (place / letter).read_bytes() == (backupiq.home / letter).read_bytes()
+    assert b"P.S." not in (backupiq.home / "old-letters" / letter.name).read_bytes()
+
+
+def check(outcomes: object, stand_ins: dict[str, str], expected: int) -> None:
+    """Every command ends as it should and prints what the page shows."""
+    count = 0
+    for command, outcome in outcomes:  # type: ignore[attr-defined]
+        what = f"{command.where}: {command.text}"
+        assert outcome.code == command.code, f"{what}\nended with {outcome.code}:\n{outcome.output}"
+        missing = pages.missing_lines(command.shown, outcome.output, stand_ins)
+        assert not missing, f"{what}\ndid not print\n" + "\n".join(missing) + f"\nbut\n{outcome.output}"
+        count += 1
+    assert count == expected
