@@ -67,9 +67,7 @@ async def open_backup(
             run.progress.note(f"created repository {_short_id(repository)} at {provider.location}")
         parent_tree = None
         if repository is not None:
-            await repository.load_index()
-            if not options.dry_run:
-                opened.resumed = await adopt_what_was_left(repository)
+            # The parent first: an index loaded after it names everything it needs, whoever publishes meanwhile.
             opened.parent = await choose_parent(
                 repository,
                 host=options.host or socket.gethostname(),
@@ -77,6 +75,9 @@ async def open_backup(
                 wanted=options.parent,
                 force=options.force,
             )
+            await repository.load_index()
+            if not options.dry_run:
+                opened.resumed = await adopt_what_was_left(repository)
             parent_tree = opened.parent[1].tree if opened.parent else None
         settings = RunSettings(options.threads or default_threads(), default_parent(), options.dry_run)
         progress = await stack.enter_async_context(FlowProgress.over(run.progress))

@@ -102,7 +102,9 @@ class FileReader:
             except SourceReadError as error:
                 self._content.fail(ordinal, UnreadableItem(path, error.message, error.code))
             else:
-                if whole is not None:
+                if whole is not None and entry.links > 1:
+                    self._store_small([whole])  # at once, so that its other names are not read again
+                elif whole is not None:
                     small.append(whole)
                     held += len(whole.data)
                     if held >= TOGETHER:

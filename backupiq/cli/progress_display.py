@@ -42,7 +42,7 @@ class PlainProgress:
         with self._lock:
             self._total_files, self._total_bytes = files, bytes_
             self._started = self._clock()
-            self._write(f"{files:,} files, {human_bytes(bytes_)} to go through")
+            self._write(f"{files:,} file{'' if files == 1 else 's'}, {human_bytes(bytes_)} to go through")
 
     def advance(self, files: int, bytes_: int) -> None:
         """That much more is done."""

@@ -88,7 +88,11 @@ def create_key_file(
     plain = msgspec.json.encode(_MasterJson(_Mac(master.mac_k, master.mac_r), master.encrypt))
     sealed = _derive(password, salt, params).seal(plain)
     created = format_time_ns(created_ns)
-    file = KeyFile(created, username, hostname, "scrypt", params.n, params.r, params.p, salt, sealed)
+    return encode_key_file(KeyFile(created, username, hostname, "scrypt", params.n, params.r, params.p, salt, sealed))
+
+
+def encode_key_file(file: KeyFile) -> bytes:
+    """The file's JSON as restic writes it, byte for byte."""
     return go_escape(msgspec.json.encode(file))
 
 

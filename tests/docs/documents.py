@@ -17,7 +17,7 @@ def make_documents(folder: Path) -> None:
     _write(folder / "recipes" / "bread.md", b"# Bread\n\n500 g flour, 350 g water, 10 g salt, time.\n" * 20, 14)
     rows = "".join(f"2025-{month:02}-{day:02},{month * day}.00\n" for month in range(1, 13) for day in range(1, 29))
     _write(folder / "taxes" / "2025.csv", rows.encode(), 20)
-    picture = random.Random(2025)  # noqa: S311
+    picture = random.Random(2025)
     for number in range(40):
         _write(folder / "photos" / f"img-{number:04}.jpg", picture.randbytes(120_000 + 1_000 * number), 21)
     for path in (*folder.iterdir(), folder):

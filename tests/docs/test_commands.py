@@ -5,11 +5,10 @@ from __future__ import annotations
 import getpass
 import grp
 import os
-import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -18,12 +17,12 @@ from backupiq.passwords import kept_password_path
 from tests.cli import test_documents
 from tests.docs import pages
 from tests.docs.documents import make_documents
-from tests.docs.pages import SHELLS, Command, block_commands, blocks, commands, page_names, run_commands
+from tests.docs.pages import SHELLS, Command, Outcome, blocks, commands, page_names, run_commands
 from tests.support.prefect_server import PrefectServer
 from tests.support.programs import ROOT, BackupIQ, require
 
-# On a machine that is set up: `make backup` installs nothing, the other targets and a server that never ends are only
-# looked at. Sleeping and typing are not needed by any command.
+# `make backup` does the real thing without installing anything; the other targets are only looked at. The server that
+# the commands use was started by the fixture, with the very command that the page prints.
 FUNCTIONS = """
 make() {
     if [ "$1" = backup ]; then
@@ -33,7 +32,7 @@ make() {
     fi
 }
 prefect() {
-    if [ "$*" = "server start" ]; then command prefect server start --help >/dev/null; else command prefect "$@"; fi
+    [ "$*" = "server start" ] || command prefect "$@"
 }
 """
 RUN_ELSEWHERE: dict[str, Callable[..., None]] = {
@@ -123,13 +122,63 @@ def test_the_commands_of_the_readme_do_what_it_shows(
     assert b"P.S." not in (backupiq.home / "old-letters" / letter.name).read_bytes()
 
 
-def check(outcomes: object, stand_ins: dict[str, str], expected: int) -> None:
+def check(outcomes: Iterator[tuple[Command, Outcome]], stand_ins: dict[str, str], expected: int) -> None:
     """Every command ends as it should and prints what the page shows."""
     count = 0
-    for command, outcome in outcomes:  # type: ignore[attr-defined]
+    for command, outcome in outcomes:
         what = f"{command.where}: {command.text}"
         assert outcome.code == command.code, f"{what}\nended with {outcome.code}:\n{outcome.output}"
         missing = pages.missing_lines(command.shown, outcome.output, stand_ins)
         assert not missing, f"{what}\ndid not print\n" + "\n".join(missing) + f"\nbut\n{outcome.output}"
         count += 1
     assert count == expected
+
+
+def run_page(text: str, folder: Path, stand_ins: dict[str, str]) -> None:
+    """Runs the commands of a page that is given as text."""
+    (folder / "page.md").write_text(text)
+    listed = commands(str(folder / "page.md"))
+    env = {"PATH": os.environ["PATH"]}
+    check(run_commands(listed, functions="", env=env, cwd=folder, stand_ins=stand_ins), stand_ins, len(listed))
+
+
+def test_outputs_may_differ_in_ids_and_numbers_and_later_commands_name_the_new_ids(tmp_path: Path) -> None:
+    page = """
+```console
+$ export COUNT=7 ID=0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef
+$ echo "snapshot:   $ID"; echo "took $COUNT.5 s"
+snapshot: ffff0000ffff0000ffff0000ffff0000ffff0000ffff0000ffff0000ffff0000
+...
+took 3.2 s
+$ [ ffff0000 = 01234567 ] && echo same
+same
+```
+<!-- ends with: 3 -->
+```sh
+exit_code() { return 3; }
+exit_code
+```
+<!-- not run: it would take this test down -->
+```sh
+kill $$
+```
+```crontab
+0 3 * * * touch nightly
+```
+"""
+    run_page(page, tmp_path, {})
+    assert (tmp_path / "nightly").exists()
+
+
+@pytest.mark.parametrize(
+    ("block", "complaint"),
+    [
+        ("console\n$ echo two words\ntwo other words\n", "did not print"),
+        ("console\n$ echo once\nonce\nonce\n", "did not print"),
+        ("console\n$ false\n", "ended with 1"),
+        ("sh\nno-such-program-here\n", "ended with 127"),
+    ],
+)
+def test_a_page_that_shows_what_does_not_happen_is_noticed(block: str, complaint: str, tmp_path: Path) -> None:
+    with pytest.raises(AssertionError, match=complaint):
+        run_page(f"```{block}```\n", tmp_path, {})

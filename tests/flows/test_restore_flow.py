@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import SecretStr
@@ -16,10 +17,10 @@ from tests.flows.conftest import PASSWORD, Flows
 from tests.support.compare import assert_same_tree
 
 
-def restore(flows: Flows, target: str, **options: object) -> RestoreSummary:
+def restore(flows: Flows, target: str, **options: Any) -> RestoreSummary:
     from flows.launch import run_restore
 
-    wanted = RestoreOptions(repo=str(flows.to), target=target, **options)  # type: ignore[arg-type]
+    wanted = RestoreOptions(repo=str(flows.to), target=target, **options)
     return run_restore(wanted, password=SecretStr(PASSWORD), progress=SilentProgress())
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +34,14 @@ def make_sources(folder: Path, seed: int) -> tuple[Path, Path]:
     return sources
 
 
-@pytest.mark.parametrize("seed", [1, 2])
+def stop_before_opening(run: subprocess.Popen[str]) -> None:
+    wait_for_line(run, "opening the repository")
+    os.kill(run.pid, signal.SIGSTOP)
+
+
+@pytest.mark.parametrize(
+    ("seed", "restic"), [(1, "restic_old"), (2, "restic_new"), (3, "restic_old")], indirect=["restic"]
+)
 def test_two_runs_at_once_make_one_repository_that_holds_both(
     seed: int, backupiq: BackupIQ, restic: Restic, tmp_path: Path, repo_password: str
 ) -> None:
@@ -42,11 +51,9 @@ def test_two_runs_at_once_make_one_repository_that_holds_both(
         backupiq.start("backup", source, "--to", repo, "--exclude-file", gate.path)
         for source, gate in zip(sources, gates, strict=True)
     ]
-    for run in runs:
-        wait_for_line(run, "opening the repository")
-        os.kill(run.pid, signal.SIGSTOP)
-    assert not repo.exists()
-    # From here both go on at the same moment: both find no repository and make one.
+    # The first to come is held back for the second, so that both find no repository and make one.
+    with ThreadPoolExecutor(len(runs)) as pool:
+        list(pool.map(stop_before_opening, runs))
     for run in runs:
         os.kill(run.pid, signal.SIGCONT)
     for gate, run in zip(gates, runs, strict=True):

@@ -1,4 +1,4 @@
-"""Real parts of the saving side, put together for its tests: a repository in a folder, a spool, a run from end to end."""
+"""Real parts of the saving side, put together for its tests: a repository in a folder, a spool, a whole run."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +87,7 @@ async def repository(tmp_path: Path) -> Repository:
 
 
 @pytest.fixture
-def events(repository: Repository) -> Iterator[list[str]]:
+def events(repository: Repository) -> list[str]:
     assert isinstance(repository.provider, Recording)
     return repository.provider.events
 
