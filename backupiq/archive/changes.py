@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 from array import array
 
@@ -14,6 +15,8 @@ from backupiq.repository.index import MasterIndex
 from backupiq.repository.pack import BlobType
 from backupiq.repository.reader import BlobReader
 from backupiq.repository.tree import Node
+
+FOLDERS_A_TURN = 64
 
 
 @dataclasses.dataclass(slots=True)
@@ -42,7 +45,10 @@ async def find_changes(
     changes = Changes()
     if parent_tree is not None:
         changes.parent_trees[b"/"] = parent_tree
-    for first, directory in inventory.directories():
+    for number, (first, directory) in enumerate(inventory.directories()):
+        if number % FOLDERS_A_TURN == 0:
+            # Trees mostly come from memory, and a wait that waits for nothing lets no signal and no lock's refresh in.
+            await asyncio.sleep(0)
         nodes = await _parent_nodes(directory, changes, reader)
         for position, child in enumerate(directory.children):
             if child.kind != EntryKind.FILE:

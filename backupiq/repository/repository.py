@@ -7,7 +7,6 @@ SHA-256 of its stored bytes, and every file that is read here is checked against
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import enum
 import hashlib
 import re
@@ -258,8 +257,13 @@ class Repository:
     async def save_raw(self, kind: FileType, stored: bytes) -> str:
         """Store bytes as they are under their SHA-256; that name in hex."""
         id_hex = await _hash(stored)
-        with contextlib.suppress(StorageConflictError):
-            await self.provider.upload_file(stored, file_key(kind, id_hex), create_only=True)
+        key = file_key(kind, id_hex)
+        try:
+            await self.provider.upload_file(stored, key, create_only=True)
+        except StorageConflictError:
+            # A conflict may also mean that something else stands in the way; then nothing was stored.
+            if not await self.provider.file_exists(key):
+                raise
         return id_hex
 
     async def delete_file(self, kind: FileType, id_hex: str) -> bool:

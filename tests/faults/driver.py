@@ -1,6 +1,6 @@
 """Runs many command lines of ``backupiq`` in one process: what a matrix of cases needs, where the start is what takes long.
 
-Each line of standard input is a JSON object with ``arguments``, ``env`` and ``cwd``; the answer is one with ``code``,
+Each line of standard input is a JSON object with ``arguments``, ``env`` and ``uid``; the answer is one with ``code``,
 ``out`` and ``err``. It calls what the console script calls.
 """
 
@@ -26,8 +26,11 @@ def serve() -> None:
     for line in sys.stdin:
         command = json.loads(line)
         os.environ.update(command["env"])
-        os.chdir(command["cwd"])
+        os.seteuid(command["uid"])
         answers.write(json.dumps(answer(run, command["arguments"])) + "\n")
+        os.seteuid(os.getuid())
+        for name in command["env"]:
+            os.environ.pop(name, None)
         answers.flush()
 
 
@@ -51,7 +54,6 @@ class Commands:
     """The other end: starts that process and asks it."""
 
     def __init__(self, env: Mapping[str, str], folder: Path) -> None:
-        self._folder = folder
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tests.faults.driver"],
             env={**env, "PYTHONPATH": str(Path(__file__).resolve().parents[2])},
@@ -61,15 +63,17 @@ class Commands:
             encoding="utf-8",
         )
 
-    def run(self, *arguments: Argument, password: str, cwd: Path | None = None) -> Completed:
-        """Run ``backupiq ARGUMENTS`` there."""
+    def run(
+        self, *arguments: Argument, password: str, env: Mapping[str, str] | None = None, uid: int | None = None
+    ) -> Completed:
+        """Run ``backupiq ARGUMENTS`` there, with more variables, as another user who has no rights of root."""
         process = self._process
         assert process.stdin is not None
         assert process.stdout is not None
         command = {
             "arguments": [os.fsdecode(argument) for argument in arguments],
-            "env": {"BACKUPIQ_PASSWORD": password},
-            "cwd": str(cwd or self._folder),
+            "env": {"BACKUPIQ_PASSWORD": password, **(env or {})},
+            "uid": os.geteuid() if uid is None else uid,
         }
         process.stdin.write(json.dumps(command) + "\n")
         process.stdin.flush()

@@ -164,9 +164,7 @@ def test_a_symlink_out_of_the_snapshot_is_restored_as_a_link_and_not_followed_by
 
 
 def test_a_folder_without_contents_is_named_and_the_rest_restored(world: World) -> None:
-    world.store(
-        lambda archive: [archive.folder(b"inner", archive.file(b"file", b"content")), node(b"nonsense", "dir")]
-    )
+    world.store(lambda archive: [archive.folder(b"inner", archive.file(b"file", b"content")), node(b"nonsense", "dir")])
     done = world.restore()
     assert done.returncode == 1
     assert "nonsense" in done.stderr

@@ -136,7 +136,7 @@ def big_source(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         path.write_bytes(rng.randbytes(3_000_000))
     for number in range(1500):
         (folder / f"folder-{number % 6}" / f"note-{number}").write_bytes(rng.randbytes(2000))
-    yield folder
+    return folder
 
 
 def finish_within_promise(running: Running, send: Send, what: str) -> str:

@@ -11,7 +11,6 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
-from structlog.testing import capture_logs
 
 from backupiq.errors import LockLostError, RepositoryLockedError, StorageConnectionError
 from backupiq.repository import locking
@@ -208,13 +207,14 @@ async def test_waiting_for_a_lock_ends_after_its_time(repo: Repository, time: Ti
 # --- holders that are gone ------------------------------------------------------------------------------------------
 
 
-async def test_the_lock_of_a_dead_process_of_this_host_is_removed_with_a_word(repo: Repository, time: Time) -> None:
+async def test_the_lock_of_a_dead_process_of_this_host_is_removed_with_a_word(
+    repo: Repository, time: Time, caplog: pytest.LogCaptureFixture
+) -> None:
     dead = await put_lock(repo, exclusive=True, pid=4711)
-    with capture_logs() as logs:
-        async with await take(repo, time, exclusive=True, alive=lambda pid: pid != 4711):
-            assert dead not in await names(repo)
-    assert logs[0]["lock"] == dead
-    assert logs[0]["pid"] == 4711
+    async with await take(repo, time, exclusive=True, alive=lambda pid: pid != 4711):
+        assert dead not in await names(repo)
+    assert dead in caplog.text
+    assert "pid=4711" in caplog.text
 
 
 async def test_the_same_number_on_another_host_is_another_process(repo: Repository, time: Time) -> None:
@@ -350,28 +350,27 @@ def unreachable(repo: Repository) -> Unreachable:
 
 
 async def test_a_refresh_that_fails_is_tried_again_until_the_lock_is_lost(
-    repo: Repository, time: Time, unreachable: Unreachable
+    repo: Repository, time: Time, unreachable: Unreachable, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with await take(repo, time) as lock:
         before = await names(repo)
         unreachable.cut_off = True
-        with capture_logs() as logs:
+        await time.tick()
+        assert not lock.lost
+        assert await names(repo) == before
+        unreachable.cut_off = False
+        await time.tick()
+        assert await names(repo) != before
+        unreachable.cut_off = True
+        for _ in range(4):
             await time.tick()
             assert not lock.lost
-            assert await names(repo) == before
-            unreachable.cut_off = False
-            await time.tick()
-            assert await names(repo) != before
-            unreachable.cut_off = True
-            for _ in range(4):
-                await time.tick()
-                assert not lock.lost
-            time.ticks.put_nowait(None)
-            refresher = lock._refresher
-            assert refresher is not None
-            await refresher
+        time.ticks.put_nowait(None)
+        refresher = lock._refresher
+        assert refresher is not None
+        await refresher
         assert lock.lost
-        assert "lost" in logs[-1]["event"]
+        assert "lost" in caplog.records[-1].getMessage()
     assert await names(repo) == []
 
 

@@ -8,7 +8,6 @@ import json
 from pathlib import Path
 
 import pytest
-from structlog.testing import capture_logs
 
 from backupiq.errors import (
     AmbiguousSnapshotError,
@@ -22,6 +21,7 @@ from backupiq.errors import (
     RepositoryMissingError,
     SnapshotDamagedError,
     SnapshotNotFoundError,
+    StorageConflictError,
     StorageNotFoundError,
     UnsupportedVersionError,
     ValidationError,
@@ -127,14 +127,15 @@ async def test_a_repository_without_keys_is_damaged(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"junk", b"{}", b'{"kdf":"scrypt","N":1e99}'])
-async def test_a_junk_key_file_does_not_keep_another_key_from_opening(tmp_path: Path, content: bytes) -> None:
+async def test_a_junk_key_file_does_not_keep_another_key_from_opening(
+    tmp_path: Path, content: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
     repo = await new_repository(tmp_path)
     junk = hashlib.sha256(content).hexdigest()
     await repo.provider.upload_file(content, f"keys/{junk}")
     await repo.provider.upload_file(content, "keys/" + "0" * 64)
-    with capture_logs() as logs:
-        assert (await reopen(repo)).key_id == repo.key_id
-    assert not logs or "damaged" in logs[0]["event"]
+    assert (await reopen(repo)).key_id == repo.key_id
+    assert not caplog.records or "damaged" in caplog.records[0].getMessage()
     stored_file(repo, f"keys/{repo.key_id}").unlink()
     with pytest.raises(KeyFileError, match="damaged"):
         await reopen(repo)
@@ -421,3 +422,12 @@ async def test_the_first_error_of_parallel_work_ends_the_rest() -> None:
     with pytest.raises(StorageNotFoundError):
         await in_parallel(range(1000), work, limit=4)
     assert len(started) < 20
+
+
+async def test_a_file_where_a_folder_belongs_is_not_taken_for_what_should_be_in_it(tmp_path: Path) -> None:
+    repo = await new_repository(tmp_path)
+    folder = stored_file(repo, "index")
+    folder.rmdir()
+    folder.write_bytes(b"in the way")
+    with pytest.raises(StorageConflictError):
+        await repo.save_raw(FileType.INDEX, b"never stored")
