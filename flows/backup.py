@@ -64,15 +64,16 @@ async def _backup(run: RunContext, options: BackupOptions, key_block: str | None
             if not options.dry_run:
                 await plan(opened.key)
                 run.progress.stage("storing files")
-                await _store(opened.key, work, destination)
+                await _store(opened, work, destination)
                 snapshot_id = await _publish(run, opened, work, options, destination)
             run.report = report = make_report(run, options, opened, session, snapshot_id)
             await report_backup(report)
             return {"snapshot": snapshot_id, "exit_code": report.exit_code}
 
 
-async def _store(key: str, work: ActiveBackup, destination: str) -> None:
+async def _store(opened: Opened, work: ActiveBackup, destination: str) -> None:
     """Pack batch after batch; each is sent while the next is packed."""
+    key = opened.key
     work.session.prepare()
     slots = asyncio.Semaphore(UPLOADS_IN_FLIGHT)
 
@@ -85,6 +86,7 @@ async def _store(key: str, work: ActiveBackup, destination: str) -> None:
     async with together() as group:
         for batch in work.batches:
             await slots.acquire()
+            opened.ensure_locked()
             delivery = work.deliveries[batch.number] = work.session.new_delivery()
             group.create_task(send(batch.number))
             try:
@@ -106,8 +108,7 @@ async def _publish(
         finally:
             delivery.close()
     run.progress.stage("publishing the snapshot")
-    if opened.lock is not None:
-        opened.lock.ensure_held()
+    opened.ensure_locked()
     snapshot = make_snapshot(opened, work.session, options, tree)
     snapshot_id = await publish_snapshot(opened.key, snapshot, destination)
     with correlation(snapshot=snapshot_id[:8]):

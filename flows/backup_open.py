@@ -11,6 +11,7 @@ from typing import Any
 
 from prefect.runtime import flow_run as runtime
 
+from backupiq.archive.publisher import forget_lost_packs
 from backupiq.archive.session import BackupSession, RunSettings, closing, group_sources
 from backupiq.archive.spool import default_parent
 from backupiq.discovery.rules import ExcludeRules, PatternLine, read_pattern_file
@@ -29,6 +30,7 @@ from flows.opening import (
     choose_parent,
     only_destination,
     open_or_create,
+    own_folders,
     resolve_password,
 )
 from flows.reporting import FlowProgress
@@ -43,9 +45,15 @@ class Opened:
         self.created = created
         self.parent: tuple[str, Snapshot] | None = None
         self.resumed = 0
+        self.warnings: list[str] = []
         self.key = run_key()
         self.began = time.perf_counter()
         self.began_ns = time.time_ns()
+
+    def ensure_locked(self) -> None:
+        """Raise LockLostError when the repository is no longer ours to write to."""
+        if self.lock is not None:
+            self.lock.ensure_held()
 
 
 @contextlib.asynccontextmanager
@@ -65,27 +73,44 @@ async def open_backup(
         opened = Opened(repository, lock, created=created)
         if created:
             run.progress.note(f"created repository {_short_id(repository)} at {provider.location}")
-        parent_tree = None
         if repository is not None:
-            # The parent first: an index loaded after it names everything it needs, whoever publishes meanwhile.
-            opened.parent = await choose_parent(
-                repository,
-                host=options.host or socket.gethostname(),
-                paths=[absolute(path) for path in options.paths],
-                wanted=options.parent,
-                force=options.force,
-            )
-            await repository.load_index()
-            if not options.dry_run:
-                opened.resumed = await adopt_what_was_left(repository)
-            parent_tree = opened.parent[1].tree if opened.parent else None
+            await _take_stock(repository, options, opened)
+        parent_tree = opened.parent[1].tree if opened.parent else None
         settings = RunSettings(options.threads or default_threads(), default_parent(), options.dry_run)
         progress = await stack.enter_async_context(FlowProgress.over(run.progress))
+        own = own_folders(provider, options.paths)
         session = BackupSession(
-            repository, sources=options.paths, rules=_rules(options), settings=settings, progress=progress
+            repository, sources=options.paths, rules=_rules(options, own), settings=settings, progress=progress
         )
+        if own:
+            opened.warnings.append(f"{provider.location} lies inside what is backed up; its packs are left out")
+        for warning in opened.warnings:
+            session.warn(warning)
         await stack.enter_async_context(closing(session))
         yield ActiveBackup(session, provider, destination, group_sources(options.paths), parent_tree), opened
+
+
+async def _take_stock(repository: Repository, options: BackupOptions, opened: Opened) -> None:
+    """Find what is there already: the parent, the index, what an interrupted run left, and what has been lost."""
+    # The parent first: an index loaded after it names everything it needs, whoever publishes meanwhile.
+    opened.parent = await choose_parent(
+        repository,
+        host=options.host or socket.gethostname(),
+        paths=[absolute(path) for path in options.paths],
+        wanted=options.parent,
+        force=options.force,
+        on_damaged=lambda _, error: opened.warnings.append(error.message),
+    )
+    await repository.load_index()
+    if options.dry_run:
+        return
+    opened.resumed = await adopt_what_was_left(repository)
+    lost = await forget_lost_packs(repository)
+    if lost:
+        opened.warnings.append(
+            f"{lost} packs of the repository are missing or cut short. What they held is stored anew where it is still "
+            "among the files; earlier snapshots may have lost it. Check them with `restic check`."
+        )
 
 
 async def _open_repository(
@@ -99,7 +124,7 @@ async def _open_repository(
         return None, False
 
 
-def _rules(options: BackupOptions) -> ExcludeRules:
+def _rules(options: BackupOptions, own: frozenset[tuple[int, int]]) -> ExcludeRules:
     patterns: list[str | PatternLine] = list(options.exclude)
     for name in options.exclude_file:
         patterns.extend(read_pattern_file(name))
@@ -110,6 +135,7 @@ def _rules(options: BackupOptions) -> ExcludeRules:
         max_file_size=options.exclude_larger_than,
         one_file_system=options.one_file_system,
         exclude_special=options.exclude_special,
+        folders=own,
     )
 
 

@@ -47,7 +47,7 @@ async def cancellable(run: RunContext, flow_run_id: UUID | None, work: Coroutine
         if run.cancel_requested is None:
             raise
         run.cleaned_up.set()
-        log.warning("run.cancelled", reason=run.cancel_requested)
+        log.info("run.cancelled", reason=run.cancel_requested)
         return Cancelled(message=f"The run was ended: {run.cancel_requested}.")
     finally:
         run.on_cancel = None

@@ -5,10 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import signal
 import sys
-import threading
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from pydantic import SecretStr
@@ -20,9 +18,9 @@ from backupiq.reports import BackupReport, RestoreSummary
 from flows.context import RunContext, running
 from flows.embedded import EmbeddedServer, stop_embedded_server
 from flows.environment import prepare_environment
+from flows.interruptions import SIGNALS, Interruptions
 from flows.portable import to_prefect
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
 GOODBYE_SECONDS = 2.0
 """How long a run that was ended may still talk to Prefect's API once it has cleaned up."""
 
@@ -52,18 +50,17 @@ def run_restore(options: RestoreOptions, *, password: SecretStr, progress: Progr
 
 
 def _launch(load: Callable[[], Callable[[], Awaitable[Any]]], run: RunContext) -> Any:
-    run.progress.stage("starting Prefect")
-    prepare_environment()
-    server = EmbeddedServer()
-    server.start()
-    loop = asyncio.new_event_loop()
+    signals, server, loop = Interruptions(), EmbeddedServer(), asyncio.new_event_loop()
     try:
-        with _interrupting(), running(run):
+        with signals.noted(), running(run):
+            run.progress.stage("starting Prefect")
+            prepare_environment()
+            server.start()
             start = load()
-            server.wait()
-            state, failure = loop.run_until_complete(_supervised(start, run))
+            server.wait(signals.check)
+            state, failure = loop.run_until_complete(_supervised(start, run, signals))
     except KeyboardInterrupt:
-        stop_embedded_server()
+        server.give_up()
         raise
     except (BackupIQError, MemoryError):
         raise
@@ -95,7 +92,9 @@ def leave(code: int) -> None:
     os._exit(code)
 
 
-async def _supervised(start: Callable[[], Awaitable[Any]], run: RunContext) -> tuple[Any, BaseException | None]:
+async def _supervised(
+    start: Callable[[], Awaitable[Any]], run: RunContext, signals: Interruptions
+) -> tuple[Any, BaseException | None]:
     """Run the flow; its state and the error that ended it.
 
     A signal asks it to end; once it has cleaned up, Prefect gets a few seconds and no more.
@@ -114,6 +113,8 @@ async def _supervised(start: Callable[[], Awaitable[Any]], run: RunContext) -> t
                 loop.add_signal_handler(number, stop, number.name)
 
     install()
+    if signals.name is not None:  # it came just before
+        stop(signals.name)
     # Prefect sets a handler of its own for SIGTERM when the flow begins; ours goes back on top of it.
     run.on_begin = install
     ended = asyncio.ensure_future(run.cleaned_up.wait())
@@ -145,23 +146,6 @@ def _close(loop: asyncio.AbstractEventLoop) -> None:
         loop.run_until_complete(loop.shutdown_default_executor())
     finally:
         loop.close()
-
-
-@contextlib.contextmanager
-def _interrupting() -> Iterator[None]:
-    """Until the event loop takes over, and after it, SIGTERM ends the process as Ctrl-C does."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def interrupt(number: int, frame: object) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _first_line(error: BaseException) -> str:

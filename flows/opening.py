@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import getpass
 import os
+import re
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from pydantic import SecretStr
 
 from backupiq.archive.publisher import adopt_orphans
 from backupiq.discovery.sources import clean
 from backupiq.errors import (
+    BackupIQError,
     MissingConfigurationError,
     RepositoryExistsError,
     RepositoryMissingError,
@@ -21,8 +25,9 @@ from backupiq.errors import (
 )
 from backupiq.passwords import PasswordSources, find_password, missing_password
 from backupiq.repository.locking import list_locks
-from backupiq.repository.repository import Repository
+from backupiq.repository.repository import FileType, Repository
 from backupiq.repository.snapshot import Snapshot, find_parent
+from backupiq.storage.local import LocalProvider
 from backupiq.storage.provider import StorageProvider
 from backupiq.telemetry import get_logger, register_secret
 from flows.context import RunContext
@@ -62,12 +67,18 @@ async def open_or_create(provider: StorageProvider, password: SecretStr) -> tupl
 
 async def _refuse_strangers(provider: StorageProvider) -> None:
     """A folder that holds other things, or parts of a repository, is left alone."""
+    part = re.compile(rf"({FileType.PACK}/[0-9a-f]{{2}}|{FileType.INDEX}|{FileType.SNAPSHOT})/[0-9a-f]{{64}}")
     try:
         async for info in provider.list_files():
+            if part.fullmatch(info.key):
+                raise RepositoryMissingError(
+                    f"{provider.location} holds parts of a repository whose file `config` is missing. Restore that "
+                    "file from a copy, or choose another place."
+                )
             if not info.key.startswith("keys/"):
                 raise RepositoryMissingError(
                     f"{provider.location} is not empty and holds no repository. Choose an empty place, or create one "
-                    f"there on purpose with `backupiq init --to`."
+                    "there on purpose with `backupiq init --to`."
                 )
     except StorageNotFoundError:
         return
@@ -89,14 +100,42 @@ async def adopt_what_was_left(repository: Repository) -> int:
 
 
 async def choose_parent(
-    repository: Repository, *, host: str, paths: Sequence[str], wanted: str | None, force: bool
+    repository: Repository,
+    *,
+    host: str,
+    paths: Sequence[str],
+    wanted: str | None,
+    force: bool,
+    on_damaged: Callable[[str, BackupIQError], None] | None = None,
 ) -> tuple[str, Snapshot] | None:
-    """The snapshot to compare with: the one asked for, else the newest of this host and these paths."""
+    """The snapshot to compare with: the one asked for, else the newest of this host and these paths.
+
+    A damaged one raises SnapshotDamagedError, or, with ``on_damaged``, is reported to it and passed over.
+    """
     if force:
         return None
     if wanted is not None:
         return await repository.load_snapshot(wanted)
-    return await asyncio.to_thread(find_parent, await repository.snapshots(), host, paths)
+    return await asyncio.to_thread(find_parent, await repository.snapshots(on_damaged), host, paths)
+
+
+def own_folders(provider: StorageProvider, sources: Sequence[str]) -> frozenset[tuple[int, int]]:
+    """Device and inode of the repository's folders, when it lies inside what is backed up; else nothing.
+
+    A backup of its own packs would never be finished: each run would add those of the one before.
+    """
+    if not isinstance(provider, LocalProvider):
+        return frozenset()
+    root = os.path.realpath(provider.root)
+    above = {root, *map(str, Path(root).parents)}
+    if above.isdisjoint(os.path.realpath(source) for source in sources):
+        return frozenset()
+    found = set()
+    for kind in FileType:
+        with contextlib.suppress(OSError):
+            status = os.stat(os.path.join(root, kind))
+            found.add((status.st_dev, status.st_ino))
+    return frozenset(found)
 
 
 def user_name() -> str:

@@ -17,10 +17,9 @@ from prefect.runtime import flow_run as runtime
 
 from backupiq.archive.restore import WORKERS, RestoreReport, execute_restore
 from backupiq.archive.restore_plan import RestorePlan, plan_restore
-from backupiq.errors import StoragePermissionError
 from backupiq.profile import RestoreOptions
 from backupiq.reports import RestoreSummary
-from backupiq.repository.locking import lock_repository
+from backupiq.repository.locking import lock_for_reading
 from backupiq.repository.reader import BlobReader
 from backupiq.repository.repository import Repository
 from backupiq.repository.snapshot import Snapshot, resolve_snapshot
@@ -169,10 +168,8 @@ async def _open(run: RunContext, options: RestoreOptions, key_block: str | None)
         password = resolve_password(run, provider.location, key_block)
         run.progress.stage("opening the repository")
         repository = await Repository.open(provider, password.get_secret_value())
-        try:
-            await stack.enter_async_context(lock_repository(repository, retry_for=options.retry_lock))
-        except StoragePermissionError:
-            run.progress.note("the repository may not be written, so it is read without a lock")
+        locked = lock_for_reading(repository, retry_for=options.retry_lock, note=run.progress.note)
+        await stack.enter_async_context(locked)
         snapshot_id, snapshot = await _choose(repository, options)
         await repository.load_index()
         work = _Work(run, options, repository, snapshot_id, snapshot)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import struct
 from array import array
 
 from backupiq.archive.content import ContentState, ContentTable
@@ -31,6 +32,8 @@ class Changes:
     bytes_to_read: int = 0
     damaged_folders: int = 0
     """Folders of the parent that could not be loaded; their files are read as if they were new."""
+    suspect_trees: set[bytes] = dataclasses.field(default_factory=set)
+    """Raw ids of the trees in packs that gave a damaged one: what of them is still needed must be stored again."""
     parent_trees: dict[bytes, str] = dataclasses.field(default_factory=dict)
     """Path of a folder to the id of its tree in the parent."""
 
@@ -49,7 +52,7 @@ async def find_changes(
         if number % FOLDERS_A_TURN == 0:
             # Trees mostly come from memory, and a wait that waits for nothing lets no signal and no lock's refresh in.
             await asyncio.sleep(0)
-        nodes = await _parent_nodes(directory, changes, reader)
+        nodes = await _parent_nodes(directory, changes, reader, index)
         for position, child in enumerate(directory.children):
             if child.kind != EntryKind.FILE:
                 continue
@@ -70,7 +73,9 @@ async def find_changes(
     return changes
 
 
-async def _parent_nodes(directory: Directory, changes: Changes, reader: BlobReader) -> dict[str, Node]:
+async def _parent_nodes(
+    directory: Directory, changes: Changes, reader: BlobReader, index: MasterIndex
+) -> dict[str, Node]:
     tree = changes.parent_trees.get(directory.path)
     if tree is None:
         return {}
@@ -78,6 +83,7 @@ async def _parent_nodes(directory: Directory, changes: Changes, reader: BlobRead
         nodes = {node.name: node for node in await reader.load_tree(tree)}
     except RepositoryDamagedError:
         changes.damaged_folders += 1
+        changes.suspect_trees |= _beside(tree, index)
         return {}
     prefix = directory.path.rstrip(b"/") + b"/"
     for child in directory.children:
@@ -86,6 +92,16 @@ async def _parent_nodes(directory: Directory, changes: Changes, reader: BlobRead
             if known is not None and known.subtree:
                 changes.parent_trees[prefix + child.name] = known.subtree
     return nodes
+
+
+def _beside(tree: str, index: MasterIndex) -> set[bytes]:
+    """The tree and all trees in its packs: those below it cannot be asked for, since nothing names them any more."""
+    try:
+        places = index.find_all(bytes.fromhex(tree), BlobType.TREE)
+    except (ValueError, struct.error):  # a snapshot may name anything
+        return set()
+    packs = {place.pack for place in places}
+    return {blob.id for pack in packs for blob in index.pack_blobs(pack) if blob.type is BlobType.TREE}
 
 
 def unchanged_content(entry: FileEntry, node: Node, index: MasterIndex) -> bytes | None:

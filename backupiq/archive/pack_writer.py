@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import random
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from backupiq.archive.compression import BlobCompressor
 from backupiq.archive.spool import Spool
@@ -46,6 +46,8 @@ class _OpenPack:
 class PackWriter:
     """Stores blobs in packs in the spool; used by many threads at once.
 
+    ``renew`` names blobs to store once more although the index knows them, since what is stored of them is damaged.
+
     Invariants:
 
     - a blob that ``save`` has returned the id of is in the index, in an open pack, or being sealed by another thread
@@ -66,6 +68,7 @@ class PackWriter:
         on_finished: Callable[[FinishedPack], None],
         stopped: Callable[[], bool],
         pack_size: int = PACK_SIZE,
+        renew: Iterable[bytes] = (),
     ) -> None:
         self._master = master
         self._index = index
@@ -73,6 +76,7 @@ class PackWriter:
         self._on_finished = on_finished
         self._stopped = stopped
         self._pack_size = pack_size
+        self._renew = set(renew)
         self._open = {kind: [_OpenPack() for _ in range(OPEN_PACKS)] for kind in BlobType}
         self._claimed: dict[BlobType, set[bytes]] = {kind: set() for kind in BlobType}
         self._lock = threading.Lock()
@@ -116,7 +120,8 @@ class PackWriter:
                 raise self._failure
             # The index is asked under the lock: a pack's blobs enter it before their claims are dropped.
             for at, blob_id in enumerate(ids):
-                if blob_id not in claimed and not has(blob_id, kind):
+                if blob_id not in claimed and (not has(blob_id, kind) or blob_id in self._renew):
+                    self._renew.discard(blob_id)
                     claimed.add(blob_id)
                     fresh.append(at)
         return fresh

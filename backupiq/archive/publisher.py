@@ -108,6 +108,20 @@ class Publisher:
         return len(part), blobs, stored
 
 
+async def forget_lost_packs(repository: Repository) -> int:
+    """Take packs that are not there, or cut short, out of the index in memory; returns how many.
+
+    What they held counts as unknown from then on, so a backup reads and stores it again instead of relying on them. The
+    index must have been loaded before: whoever publishes an index has stored its packs by then.
+    """
+    index, listed = repository.index, await repository.list_ids(FileType.PACK)
+    lost = {pack for pack in index.packs() if listed.get(pack.hex(), 0) <= index.pack_end(pack)}
+    if lost:
+        log.warning("packs.lost", packs=[pack.hex() for pack in sorted(lost)][:10], count=len(lost))
+        repository.index = await asyncio.to_thread(index.without, lost)
+    return len(lost)
+
+
 async def adopt_orphans(repository: Repository) -> tuple[int, int]:
     """Take packs that no index names, left by an interrupted run, into an index; returns how many and their bytes.
 

@@ -264,6 +264,11 @@ def open_file(path: bytes) -> int:
     """A descriptor of the file itself (a symlink is refused, a FIFO never waited for); paths of any length work."""
     try:
         return os.open(path, _OPEN)
+    except BlockingIOError:
+        # Another program holds a lease on the file (as Samba does): the system asks for it back while this call waits.
+        if not stat.S_ISREG(os.lstat(path).st_mode):
+            raise
+        return os.open(path, _OPEN & ~getattr(os, "O_NONBLOCK", 0))
     except OSError as error:
         if error.errno != errno.ENAMETOOLONG:
             raise

@@ -140,7 +140,11 @@ class BackupSession:
         else:
             self._take_all_as_new()
         if self.changes.damaged_folders:
-            self.warn(f"{self.changes.damaged_folders} folders of the parent snapshot are damaged; read anew")
+            damaged = self.changes.damaged_folders
+            self.warn(
+                f"{damaged} folders of the parent snapshot are damaged and are stored again. "
+                "Check the repository with `restic check --read-data`."
+            )
         files = len(self.changes.to_read)
         self.progress.total(files, self.changes.bytes_to_read)
         return self.changes
@@ -164,6 +168,7 @@ class BackupSession:
             spool=self._spool,
             on_finished=self._take_finished,
             stopped=self._stopping.is_set,
+            renew=self.changes.suspect_trees,
         )
         self._reader = FileReader(
             writer=self._writer,

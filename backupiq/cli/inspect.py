@@ -231,8 +231,9 @@ async def pick_snapshot(
     """The snapshot with that id, its beginning, or the latest of those that the filters leave."""
     from backupiq.repository.snapshot import resolve_snapshot
 
-    found = await repository.snapshots()
-    return resolve_snapshot(select_snapshots(found, hosts, paths, tags) if name == "latest" else found, name)
+    if name != "latest":
+        return await repository.load_snapshot(name)  # which reads no other, so that a damaged one is no obstacle
+    return resolve_snapshot(select_snapshots(await repository.snapshots(), hosts, paths, tags), name)
 
 
 async def tree_loader(repository: Repository) -> TreeLoader:

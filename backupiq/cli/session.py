@@ -223,7 +223,7 @@ async def opened(
     ``single`` refuses more than one, for what would have to change all of them; ``deletes`` names a command that must
     not guess which repository is meant.
     """
-    from backupiq.repository.locking import lock_repository
+    from backupiq.repository.locking import lock_for_reading, lock_repository
 
     destinations = choose_destinations(access.repo, deletes=deletes)
     if single and len(destinations) > 1:
@@ -234,8 +234,11 @@ async def opened(
         remember_repository(destinations)
         if not lock or access.no_lock:
             yield repo
+        elif exclusive:
+            async with lock_repository(repo, exclusive=True, retry_for=access.retry_lock):
+                yield repo
         else:
-            async with lock_repository(repo, exclusive=exclusive, retry_for=access.retry_lock):
+            async with lock_for_reading(repo, retry_for=access.retry_lock, note=note):
                 yield repo
     finally:
         await repo.provider.close()

@@ -57,6 +57,7 @@ class Filter:
         self._own = PatternSet(own) if own else None
         self._rules = rules
         self._ignore_file = None if rules.ignore_file is None else os.fsencode(rules.ignore_file)
+        self._folders = rules.folders
         self._by_value = rules.max_file_size is not None or rules.exclude_special
         self._on_unreadable = on_unreadable
         self._on_excluded = on_excluded
@@ -100,7 +101,14 @@ class Filter:
                 self._leave_out(directory, excluded)
         if self._by_value:
             self._leave_out(directory, dict(self._excluded_by_value(directory.children)))
+        if self._folders:
+            self._leave_out(directory, dict(self._excluded_folders(directory.children)))
         return scope
+
+    def _excluded_folders(self, children: list[FileEntry]) -> Iterable[tuple[bytes, Rule]]:
+        for child in children:
+            if child.kind is EntryKind.DIR and (child.device, child.inode) in self._folders:
+                yield child.name, Rule("folder", "belongs to the repository that is written to")
 
     def _excluded_by_value(self, children: list[FileEntry]) -> Iterable[tuple[bytes, Rule]]:
         limit, special = self._rules.max_file_size, self._rules.exclude_special

@@ -39,6 +39,7 @@ class ExcludeRules:
     files looked for in each folder, None for none. ``exclude_caches`` keeps of a folder with a valid CACHEDIR.TAG
     only the tag (https://bford.info/cachedir/). ``max_file_size`` is in bytes; larger regular files are left out.
     ``one_file_system`` keeps mount points as empty folders. ``exclude_special`` leaves out FIFOs and devices.
+    ``folders`` names folders by device and inode, so that they are known by whatever path they are met.
     """
 
     patterns: tuple[str | PatternLine, ...] = ()
@@ -48,6 +49,7 @@ class ExcludeRules:
     max_file_size: int | None = None
     one_file_system: bool = False
     exclude_special: bool = False
+    folders: frozenset[tuple[int, int]] = frozenset()
 
     def __post_init__(self) -> None:
         if self.max_file_size is not None and self.max_file_size < 0:

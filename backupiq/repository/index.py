@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from struct import Struct
 from typing import Annotated, Literal, NamedTuple
 
@@ -208,6 +208,14 @@ class MasterIndex:
     def has_pack(self, pack_id: bytes) -> bool:
         """Whether an index names the pack."""
         return pack_id in self._pack_numbers
+
+    def without(self, packs: Container[bytes]) -> MasterIndex:
+        """A new index of all packs but these."""
+        kept = MasterIndex()
+        for pack_id in self._pack_numbers:
+            if pack_id not in packs:
+                kept.add_pack(pack_id, self.pack_blobs(pack_id))
+        return kept
 
     def pack_blobs(self, pack_id: bytes) -> list[PackBlob]:
         """Every blob of the pack, in the order they were added (by offset, when read from an index)."""

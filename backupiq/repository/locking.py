@@ -25,6 +25,8 @@ from backupiq.errors import (
     RepositoryDamagedError,
     RepositoryLockedError,
     StorageNotFoundError,
+    StoragePermissionError,
+    StorageQuotaError,
 )
 from backupiq.repository.gojson import format_time_ns
 from backupiq.repository.lockfile import LockFile, decode_lock, encode_lock, is_stale
@@ -269,6 +271,26 @@ async def lock_repository(
 ) -> AsyncIterator[RepositoryLock]:
     """Hold a lock for the length of the block. Raises RepositoryLockedError when it cannot be had in that time."""
     async with await RepositoryLock.acquire(repo, exclusive=exclusive, retry_for=retry_for) as lock:
+        yield lock
+
+
+@contextlib.asynccontextmanager
+async def lock_for_reading(
+    repo: Repository, *, retry_for: float = 0.0, note: Callable[[str], None]
+) -> AsyncIterator[RepositoryLock | None]:
+    """Hold a shared lock for the length of the block, or none where the destination takes no new file.
+
+    What is read-only or full must still be readable, so that is only told to ``note``. Raises RepositoryLockedError
+    when the lock cannot be had in that time.
+    """
+    try:
+        lock = await RepositoryLock.acquire(repo, exclusive=False, retry_for=retry_for)
+    except (StoragePermissionError, StorageQuotaError) as error:
+        why = "may not be written" if isinstance(error, StoragePermissionError) else "is on a full disk"
+        note(f"the repository {why}, so it is read without a lock")
+        yield None
+        return
+    async with lock:
         yield lock
 
 

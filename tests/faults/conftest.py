@@ -12,11 +12,10 @@ from pathlib import Path
 import pytest
 
 from tests.faults.driver import Commands
-from tests.faults.support import open_repository
 from tests.support.prefect_server import PrefectServer
 from tests.support.programs import isolated_home, plain_environment
-from tests.unit.archive.saving import back_up
-from tests.unit.repository.repositories import CHEAP, NOW_NS, PASSWORD, new_repository
+from tests.unit.archive import saving
+from tests.unit.repository.repositories import CHEAP, NOW_NS, new_repository
 
 
 @pytest.fixture(scope="session")
@@ -65,10 +64,12 @@ def small_template(tmp_path_factory: pytest.TempPathFactory) -> Small:
             await repository.add_key(
                 "another password", hostname="there", username="ben", created_ns=NOW_NS, params=CHEAP
             )
-            first = await back_up(repository, folder / "spool", source)
+            first = await saving.back_up(repository, folder / "spool", source)
             (source / "added").write_bytes(os.urandom(40_000))
             (source / "sub" / "more").write_text("more text\n")
-            second = await back_up(repository, folder / "spool", source, parent_tree=first.tree)
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(saving, "SNAPSHOT_TIME", "2026-05-05T04:03:02Z")
+                second = await saving.back_up(repository, folder / "spool", source, parent_tree=first.tree)
             return first.snapshot_id, second.snapshot_id
 
     return Small(folder, folder / "repo", source, *asyncio.run(make()))
@@ -81,6 +82,3 @@ def small(small_template: Small, tmp_path: Path) -> Small:
     for path in (tmp_path / "repo").rglob("*"):
         path.chmod(0o700 if path.is_dir() else 0o600)
     return dataclasses.replace(small_template, folder=tmp_path, repo=tmp_path / "repo")
-
-
-__all__ = ["PASSWORD", "open_repository"]

@@ -1,4 +1,4 @@
-"""Runs many command lines of ``backupiq`` in one process: what a matrix of cases needs, where the start is what takes long.
+"""Runs many command lines of ``backupiq`` in one process, for a matrix of cases: starting is what takes long.
 
 Each line of standard input is a JSON object with ``arguments``, ``env`` and ``uid``; the answer is one with ``code``,
 ``out`` and ``err``. It calls what the console script calls.

@@ -61,7 +61,10 @@ def test_a_full_destination_keeps_what_it_has_and_the_next_run_with_space_goes_o
     assert (locks_of(repo), temporary_files(repo), misnamed(repo)) == ([], [], [])
     # Its own lock would need space too.
     assert "no errors were found" in restic_old.run("check", "--no-lock", repo=repo, password=PASSWORD).stdout
-    assert commands.run("restore", "latest", "--repo", repo, "--target", tmp_path / "t", "--quiet", password=PASSWORD).returncode == 0  # fmt: skip
+    restored = commands.run(
+        "restore", "latest", "--repo", repo, "--target", tmp_path / "t", "--quiet", password=PASSWORD
+    )
+    assert restored.returncode == 0, restored.stderr
     assert_same_tree(small.source, tmp_path / "t" / small.source.relative_to("/"))
     grow(repo.parent, 128 * MIB)
     again = commands.run("backup", source, "--to", repo, "--quiet", password=PASSWORD)
@@ -133,7 +136,8 @@ def test_a_restore_into_a_full_disk_is_said_and_leaves_no_unfinished_file(
     assert temporary_files(disk) == []
     assert hashes_below(repo) == before
     there = disk / "t" / source.relative_to("/")
-    assert all((there / path.name).stat().st_size == path.stat().st_size for path in source.iterdir() if (there / path.name).exists())  # fmt: skip
+    sizes = {path.name: path.stat().st_size for path in source.iterdir()}
+    assert all(path.stat().st_size == sizes[path.name] for path in there.iterdir()), "an unfinished file was left"
     grow(disk, 128 * MIB)
     assert commands.run(*command, password=PASSWORD).returncode == 0
     assert_same_tree(source, there)

@@ -1,4 +1,4 @@
-"""Snapshots and targets made to write elsewhere: each item is refused, the rest is restored, and nothing outside changes."""
+"""Snapshots and targets made to write elsewhere: each item is refused, the rest restored, nothing outside changed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and a cancel through Prefect's API: the run ends soon, gives everything back, and the next goes on."""
+"""Ctrl-C, SIGTERM and a cancel through Prefect's API: the run ends soon, gives all back, and the next goes on."""
 
 from __future__ import annotations
 

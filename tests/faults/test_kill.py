@@ -1,9 +1,9 @@
 """kill -9 at fifty random moments of a run.
 
 The moments lie in fifty equal parts of a run, one at random in each (seeded), from the line in which the run opens its
-repository to its end; ten of them hit the very first run, which makes the repository. After every kill the repository is
-checked and every earlier snapshot restored; after every second one a whole run goes on from there, so that half of the
-killed runs themselves began with what a killed one had left. A kill that came too late (the machine was faster than
+repository to its end; ten of them hit the very first run, which makes the repository. After every kill the repository
+is checked and every earlier snapshot restored; after every second one a whole run goes on from there, so that half of
+the killed runs themselves began with what a killed one had left. A kill that came too late (the machine was faster than
 measured) is repeated a little earlier. All fifty run everywhere, in five tests of ten; BACKUPIQ_CAMPAIGN=full makes it
 two hundred, each followed by a whole run.
 """

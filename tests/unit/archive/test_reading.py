@@ -8,6 +8,8 @@ import random
 import resource
 import shutil
 import stat
+import subprocess
+import sys
 import tempfile
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -519,3 +521,32 @@ async def test_stopping_ends_the_reading_of_a_large_file_at_its_next_chunk(
         desk.read(path)
     assert len(sizes) == 2
     assert desk.content.state(0) is ContentState.PENDING
+
+
+async def test_a_file_that_another_program_has_leased_is_read_once_it_is_given_back(desk: Desk, tmp_path: Path) -> None:
+    path = tmp_path / "leased"
+    path.write_bytes(b"under a lease")
+    # The system tells the holder by SIGIO that somebody wants the file; that ends this one, and with it its lease.
+    holder = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            "import fcntl, os, sys, time\n"
+            "fd = os.open(sys.argv[1], os.O_RDWR)\n"
+            "fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_WRLCK)\n"
+            "print('held', flush=True)\n"
+            "time.sleep(60)\n",
+            os.fspath(path),
+        ],
+        stdout=subprocess.PIPE,
+    )
+    try:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"held\n"
+        with pytest.raises(BlockingIOError):
+            os.close(os.open(path, os.O_RDONLY | os.O_NONBLOCK))
+        assert await desk.stored(desk.read(path)) == b"under a lease"
+    finally:
+        holder.kill()
+        holder.wait()
+        holder.stdout.close()
