@@ -20,7 +20,10 @@ _GUARD = "import os, sys; sys.stdin.buffer.read(); os.kill(int(sys.argv[1]), 15)
 
 
 class EmbeddedServer:
-    """The server of this process, started in a thread so that the flows are imported meanwhile.
+    """The server of this process, started in a thread so that signals are heeded meanwhile.
+
+    The thread imports parts of Prefect: nothing else may be importing then, since two threads that import modules which
+    import each other can see one of them half made.
 
     Ctrl-C at a terminal goes to every process in the foreground. The server must outlive it, since the run still has to
     tell how it ended; so it is started by a thread that blocks the signal, which its child inherits. It must not

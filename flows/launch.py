@@ -55,8 +55,9 @@ def _launch(load: Callable[[], Callable[[], Awaitable[Any]]], run: RunContext) -
         with signals.noted(), running(run):
             run.progress.stage("starting Prefect")
             prepare_environment()
-            server.start()
             start = load()
+            signals.check()
+            server.start()
             server.wait(signals.check)
             state, failure = loop.run_until_complete(_supervised(start, run, signals))
     except KeyboardInterrupt:

@@ -111,9 +111,9 @@ def test_no_space_for_a_new_repository_is_said_and_leaves_the_place_usable(
 
 
 def test_a_full_spool_is_said_and_leaves_nothing(
-    commands: Commands, restic_old: Restic, tmpfs: Tmpfs, source: Path, tmp_path: Path
+    commands: Commands, restic_old: Restic, tmpfs: Tmpfs, small: Small, source: Path
 ) -> None:
-    spool, repo = tmpfs(12 * MIB), tmp_path / "repo"
+    spool, repo = tmpfs(12 * MIB), small.repo
     env = {"BACKUPIQ_SPOOL": str(spool)}
     full = commands.run("backup", source, "--to", repo, "--quiet", password=PASSWORD, env=env)
     assert_one_line(full, "No space left on device", str(spool))
@@ -132,7 +132,7 @@ def test_a_restore_into_a_full_disk_is_said_and_leaves_no_unfinished_file(
     before, disk = hashes_below(repo), tmpfs(20 * MIB)
     command = ["restore", "latest", "--repo", str(repo), "--target", str(disk / "t"), "--quiet"]
     full = commands.run(*command, password=PASSWORD)
-    assert_one_line(full, "No space left on device", "Free space")
+    assert_one_line(full, str(disk), "is full", "Free space")
     assert temporary_files(disk) == []
     assert hashes_below(repo) == before
     there = disk / "t" / source.relative_to("/")
