@@ -78,9 +78,10 @@ def runs_of_every_kind(backupiq: BackupIQ, source: Path, folder: Path) -> list[s
     password_file.write_text(OTHER + "\n")
     password_file.chmod(0o600)
     done = []
-    for number, options in enumerate(([], ["--json"], ["--debug"], ["--log-level", "debug", "--log-json"])):
+    for number, options in enumerate(([], ["--debug"], ["--log-level", "debug", "--log-json"])):
         (source / f"new-{number}").write_bytes(b"new")
         done.append(backupiq.run("backup", source, "--to", repo, *options, password=SECRET))
+    for options in (["--debug"], ["--json"]):
         done.append(backupiq.run("restore", "latest", "--repo", repo, "--target", target, *options, password=SECRET))
     for words in (["snapshots"], ["ls", "latest"], ["stats"], ["key", "list"], ["unlock"]):
         done.append(backupiq.run(*words, "--debug", "--repo", repo, password=SECRET))

@@ -175,7 +175,7 @@ async def test_a_damaged_folder_of_the_parent_is_read_anew_with_a_warning(reposi
     assert changes.damaged_folders >= 1
     assert changes.files_new + changes.files_unmodified == FILES
     assert changes.files_new >= 1
-    assert any("damaged; read anew" in text for text in second.session.warnings)
+    assert any("damaged and are stored again" in text for text in second.session.warnings)
 
 
 async def test_a_parent_whose_trees_are_gone_is_no_obstacle(repository: Repository, source: Path) -> None:
