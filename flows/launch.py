@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import os
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 from pydantic import SecretStr
 
 from backupiq.errors import BackupIQError, CancelledRunError, OrchestrationError
-from backupiq.profile import BackupOptions, RestoreOptions
+from backupiq.profile import BackupOptions, HealOptions, RestoreOptions
 from backupiq.progress import ProgressSink
+from backupiq.replicas.report import HealReport
 from backupiq.reports import BackupReport, RestoreSummary
 from flows.context import RunContext, running
 from flows.embedded import EmbeddedServer, stop_embedded_server
@@ -21,6 +23,8 @@ from flows.environment import prepare_environment
 from flows.interruptions import SIGNALS, Interruptions
 from flows.portable import to_prefect
 
+COLLECT_AFTER = 20_000
+"""New objects that may be garbage before they are looked through; Python's own 700 suits small programs."""
 GOODBYE_SECONDS = 2.0
 """How long a run that was ended may still talk to Prefect's API once it has cleaned up."""
 
@@ -49,13 +53,26 @@ def run_restore(options: RestoreOptions, *, password: SecretStr, progress: Progr
     return summary
 
 
+def run_heal(options: HealOptions, *, password: SecretStr, progress: ProgressSink) -> HealReport:
+    """Run the heal flow in this process; BackupIQError when it fails, CancelledRunError when it is ended early."""
+
+    def load() -> Callable[[], Awaitable[Any]]:
+        from flows.heal import heal
+
+        return lambda: heal(to_prefect(options), return_state=True)
+
+    report: HealReport = _launch(load, RunContext(password=password, progress=progress))
+    return report
+
+
 def _launch(load: Callable[[], Callable[[], Awaitable[Any]]], run: RunContext) -> Any:
     signals, server, loop = Interruptions(), EmbeddedServer(), asyncio.new_event_loop()
     try:
         with signals.noted(), running(run):
             run.progress.stage("starting Prefect")
             prepare_environment()
-            start = load()
+            with _without_collecting():
+                start = load()
             signals.check()
             server.start()
             server.wait(signals.check)
@@ -83,6 +100,21 @@ def _launch(load: Callable[[], Callable[[], Awaitable[Any]]], run: RunContext) -
     raise failure or OrchestrationError(
         f"Prefect ended the run as {state.name}: {state.message or 'it gave no reason'}."
     )
+
+
+@contextlib.contextmanager
+def _without_collecting() -> Iterator[None]:
+    """Import much without looking for garbage, and never look through what was imported again.
+
+    Prefect's modules are a million objects that live as long as the process: walking them took a tenth of a run.
+    """
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.set_threshold(COLLECT_AFTER, 10, 10)
+        gc.enable()
 
 
 def leave(code: int) -> None:

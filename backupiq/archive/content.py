@@ -5,8 +5,10 @@ from __future__ import annotations
 import enum
 import threading
 from array import array
+from collections.abc import Callable
 
 from backupiq.discovery.entry import FileEntry, UnreadableItem
+from backupiq.errors import CancelledRunError
 
 ID_SIZE = 32
 
@@ -36,6 +38,8 @@ class ContentTable:
         self._count = array("I", bytes(4 * entries))
         self._ids = bytearray()
         self._lock = threading.Lock()
+        self._told = threading.Condition(self._lock)
+        self._complete = False
         self.restated: dict[int, FileEntry] = {}
         """Entries whose file had changed between the walk and its reading, as they were when they were read."""
         self.unreadable: list[UnreadableItem] = []
@@ -58,6 +62,27 @@ class ContentTable:
         with self._lock:
             self._state[ordinal] = ContentState.FAILED
             self.unreadable.append(item)
+
+    def tell(self) -> None:
+        """Wake those who wait for a file: some were set since."""
+        with self._told:
+            self._told.notify_all()
+
+    def complete(self) -> None:
+        """Nothing more will be set: nobody needs to wait."""
+        with self._told:
+            self._complete = True
+            self._told.notify_all()
+
+    def known_state(self, ordinal: int, stopped: Callable[[], bool]) -> ContentState:
+        """What is known of the file, once something is or nothing will be; CancelledRunError when stopped before."""
+        if not self._state[ordinal]:
+            with self._told:
+                while not self._state[ordinal] and not self._complete:
+                    if stopped():
+                        raise CancelledRunError
+                    self._told.wait(0.2)
+        return ContentState(self._state[ordinal])
 
     def state(self, ordinal: int) -> ContentState:
         """What is known of the file."""

@@ -36,6 +36,8 @@ class Inventory:
         self.entries = 0
         self.files = 0
         self.bytes = 0
+        self.above = 0
+        """How many of the first folders lie above the sources: what they hold does not follow each at once."""
 
     def add(self, directory: Directory) -> None:
         """Append a folder; its parent, if it has one here, was appended before."""
@@ -106,6 +108,7 @@ def assemble(parts: Iterable[WalkedSource]) -> Inventory:
             above[directory.path] = directory if known is None else _merge(known, directory)
     for path in sorted(above, key=len):
         inventory.add(above[path])
+    inventory.above = len(inventory)
     for part in parts:
         inventory.extend(part.below)
     return inventory

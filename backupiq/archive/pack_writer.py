@@ -6,12 +6,13 @@ import dataclasses
 import hashlib
 import random
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Protocol
 
+from backupiq.archive.claims import Claims
 from backupiq.archive.compression import BlobCompressor
-from backupiq.archive.spool import Spool
 from backupiq.repository.crypto import MasterKey
-from backupiq.repository.index import MasterIndex
 from backupiq.repository.pack import BlobType, FinishedPack, PackFile
 
 PACK_SIZE = 16 << 20
@@ -24,6 +25,19 @@ _Sealed = tuple[bytes, bytes, int, int]
 """A blob ready to be appended: id, sealed bytes, plain length if compressed (else 0), plain length."""
 
 
+class Room(Protocol):
+    """Where packs are written: a folder with a limit."""
+
+    @property
+    def folder(self) -> Path:
+        """The private folder that packs are made in."""
+        ...
+
+    def reserve(self, size: int, stopped: Callable[[], bool]) -> None:
+        """Wait until there is room for ``size`` bytes more; CancelledRunError when ``stopped`` says so meanwhile."""
+        ...
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class WriterCounts:
     """New blobs of a run, and their bytes before and after compressing and sealing."""
@@ -32,6 +46,14 @@ class WriterCounts:
     tree_blobs: int = 0
     plain_bytes: int = 0
     stored_bytes: int = 0
+
+    def __add__(self, other: WriterCounts) -> WriterCounts:
+        return WriterCounts(
+            self.data_blobs + other.data_blobs,
+            self.tree_blobs + other.tree_blobs,
+            self.plain_bytes + other.plain_bytes,
+            self.stored_bytes + other.stored_bytes,
+        )
 
 
 class _OpenPack:
@@ -46,14 +68,12 @@ class _OpenPack:
 class PackWriter:
     """Stores blobs in packs in the spool; used by many threads at once.
 
-    ``renew`` names blobs to store once more although the index knows them, since what is stored of them is damaged.
-
     Invariants:
 
-    - a blob that ``save`` has returned the id of is in the index, in an open pack, or being sealed by another thread
-      that will either put it there or fail the run;
-    - a blob is given to at most one pack, however many threads save it at once;
-    - ``on_finished`` is called once for every pack, after all of its blobs are in the index, and never under a lock;
+    - a blob that ``save`` has returned the id of is known, in an open pack, or being sealed by another thread or
+      process that will either put it there or fail the run;
+    - a blob is given to at most one pack, however many save it at once (`Claims`);
+    - ``on_finished`` is called once for every pack, after all of its blobs are known, and never under a lock;
     - once a blob could not be stored, every later ``save`` of a new blob and every ``flush`` raises the same error,
       since others may have been given its id;
     - after ``flush`` no pack is open; a failure leaves the packs that were finished, and ``discard`` removes the rest.
@@ -63,23 +83,19 @@ class PackWriter:
         self,
         *,
         master: MasterKey,
-        index: MasterIndex,
-        spool: Spool,
+        claims: Claims,
+        spool: Room,
         on_finished: Callable[[FinishedPack], None],
         stopped: Callable[[], bool],
         pack_size: int = PACK_SIZE,
-        renew: Iterable[bytes] = (),
     ) -> None:
         self._master = master
-        self._index = index
+        self._claims = claims
         self._spool = spool
         self._on_finished = on_finished
         self._stopped = stopped
         self._pack_size = pack_size
-        self._renew = set(renew)
         self._open = {kind: [_OpenPack() for _ in range(OPEN_PACKS)] for kind in BlobType}
-        self._claimed: dict[BlobType, set[bytes]] = {kind: set() for kind in BlobType}
-        self._lock = threading.Lock()
         self._compressor = BlobCompressor()
         self._random = random.Random(hashlib.sha256(master.seal(b"")).digest())  # noqa: S311 (seeded by a sealed nonce)
         self._failure: BaseException | None = None
@@ -102,29 +118,22 @@ class PackWriter:
     def save_many(self, blobs: Sequence[bytes | memoryview], kind: BlobType) -> list[bytes]:
         """The same for several blobs: ids in their order. Much less work a blob when they are small."""
         ids = [hashlib.sha256(blob).digest() for blob in blobs]
-        fresh = self._claim(ids, kind)
+        if self._failure is not None:
+            raise self._failure
+        fresh = self._claims.claim(ids, kind)
         if fresh:
-            try:
-                self._store([(ids[at], blobs[at]) for at in fresh], kind)
-            except BaseException as error:
-                self._failure = error
-                raise
+            self.store([(ids[at], blobs[at]) for at in fresh], kind)
         return ids
 
-    def _claim(self, ids: Sequence[bytes], kind: BlobType) -> list[int]:
-        """Which of the blobs nobody has stored or is storing; they are this thread's now."""
-        claimed, has = self._claimed[kind], self._index.has
-        fresh = []
-        with self._lock:
-            if self._failure is not None:
-                raise self._failure
-            # The index is asked under the lock: a pack's blobs enter it before their claims are dropped.
-            for at, blob_id in enumerate(ids):
-                if blob_id not in claimed and (not has(blob_id, kind) or blob_id in self._renew):
-                    self._renew.discard(blob_id)
-                    claimed.add(blob_id)
-                    fresh.append(at)
-        return fresh
+    def store(self, blobs: Sequence[tuple[bytes, bytes | memoryview]], kind: BlobType) -> None:
+        """Store blobs (raw id, plain bytes) that were claimed, whoever did it."""
+        if self._failure is not None:
+            raise self._failure
+        try:
+            self._store(blobs, kind)
+        except BaseException as error:
+            self._failure = error
+            raise
 
     def _store(self, blobs: Sequence[tuple[bytes, bytes | memoryview]], kind: BlobType) -> None:
         plain = [data for _, data in blobs]
@@ -168,9 +177,7 @@ class PackWriter:
             raise AssertionError("only an open pack is finished")
         pack = file.finish(self._master)
         slot.file = None
-        self._index.add_pack(pack.id, pack.blobs)
-        with self._lock:
-            self._claimed[pack.type].difference_update(blob.id for blob in pack.blobs)
+        self._claims.keep(pack)
         return pack
 
     def flush(self) -> None:

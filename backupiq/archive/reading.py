@@ -28,6 +28,7 @@ BLOBS_IN_FLIGHT = 6
 TOGETHER = 4 << 20
 """Small files are stored together up to this many bytes."""
 SPARSE_FROM = 1 << 20
+CHANGED_WHILE_READ = "changed while it was read; it is stored as it was read"
 _OPEN = (
     os.O_RDONLY
     | getattr(os, "O_NOFOLLOW", 0)
@@ -35,7 +36,7 @@ _OPEN = (
     | getattr(os, "O_CLOEXEC", 0)
     | getattr(os, "O_BINARY", 0)
 )
-_NO_DESCRIPTORS = (errno.EMFILE, errno.ENFILE)
+NO_DESCRIPTORS = (errno.EMFILE, errno.ENFILE)
 
 
 class _Whole(NamedTuple):
@@ -96,7 +97,7 @@ class FileReader:
             try:
                 whole = self._read(path, ordinal, entry)
             except OSError as error:
-                if error.errno in _NO_DESCRIPTORS:
+                if error.errno in NO_DESCRIPTORS:
                     raise TooManyOpenFilesError from error
                 self._content.fail(ordinal, unreadable(path, error))
             except SourceReadError as error:
@@ -139,7 +140,7 @@ class FileReader:
         finally:
             os.close(descriptor)
         if after.st_mtime_ns != before.st_mtime_ns or size != before.st_size:
-            self._warn(path, "changed while it was read; it is stored as it was read")
+            self._warn(path, CHANGED_WHILE_READ)
         file = _Whole(ordinal, entry, before, data)
         if ids is None:
             return file
@@ -147,15 +148,11 @@ class FileReader:
         return None
 
     def _record(self, file: _Whole, ids: bytes, size: int) -> None:
-        entry, status = file.entry, file.status
-        if (
-            size != entry.size
-            or status.st_mtime_ns != entry.mtime_ns
-            or status.st_ctime_ns != entry.ctime_ns
-            or status.st_ino != entry.inode
-        ):
-            entry = msgspec.structs.replace(entry_from_stat(entry.name, status), size=size)
-            self._content.restate(file.ordinal, entry)
+        entry = file.entry
+        now = restated(entry, file.status, size)
+        if now is not None:
+            entry = now
+            self._content.restate(file.ordinal, now)
         self._content.set(file.ordinal, ids, ContentState.STORED)
         if entry.links > 1:
             self._links[entry.device, entry.inode] = (entry, ids)
@@ -258,6 +255,18 @@ class FileReader:
         if found is None:
             found = self._local.chunker = Chunker(self._seed)
         return found
+
+
+def restated(entry: FileEntry, status: os.stat_result, size: int) -> FileEntry | None:
+    """The entry as the file was when it was read, of ``size`` bytes; None when it was what the walk saw."""
+    if (
+        size == entry.size
+        and status.st_mtime_ns == entry.mtime_ns
+        and status.st_ctime_ns == entry.ctime_ns
+        and status.st_ino == entry.inode
+    ):
+        return None
+    return msgspec.structs.replace(entry_from_stat(entry.name, status), size=size)
 
 
 def open_file(path: bytes) -> int:

@@ -1,39 +1,50 @@
 """Doing what a restore plan says: packs are read in turn by a few workers, which write files while blobs come in.
 
 Workers read a pack's wanted ranges, then decrypt, decompress and write in one thread, blob by blob, so that content is
-in memory once. Folders are made first and get their metadata last; nothing is written outside the target (`safe_tree`).
+in memory once. Where many small files are to be written, helper processes do that part (`restore_helpers`). Folders are
+made first and get their metadata last; nothing is written outside the target (`safe_tree`).
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 from backupiq.archive.metadata import RestoreProblem, raise_if_fatal, reason_of
 from backupiq.archive.restore_finish import make_hard_links, make_others, settle_folders, verify_files
-from backupiq.archive.restore_plan import RestorePlan
+from backupiq.archive.restore_helpers import Damaged, Helpers, helpers_wanted
 from backupiq.archive.restore_prepare import decide_files, make_folders
 from backupiq.archive.restore_run import FolderState, Overwrite, RestoreRun
 from backupiq.archive.restore_schedule import Ordinals, Schedule, Wanted
+from backupiq.archive.restore_table import RestorePlan
 from backupiq.archive.restore_writer import TargetWriter
 from backupiq.archive.safe_tree import SafeTree
-from backupiq.errors import RepositoryDamagedError, RestoreWriteError
+from backupiq.archive.worker_process import MOST_PROCESSES
+from backupiq.errors import BackupIQError, RepositoryDamagedError, RestoreError, RestoreWriteError
 from backupiq.repository.pack import BlobType
 from backupiq.repository.reader import BlobReader, SealedBatch
+from backupiq.telemetry import get_logger
 from backupiq.telemetry.text import printable_path
 
 WORKERS = 3
+_AHEAD = 2
+"""Batches that are read while each helper has one."""
 _DESCRIPTORS = 256
+_WATCH_SECONDS = 0.1
 _VERIFY_AT_ONCE = 512
 T = TypeVar("T")
 OnProgress = Callable[[int, int], None]
 OnProblem = Callable[[RestoreProblem], None]
+
+_log = get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +134,10 @@ def _never() -> bool:
     return False
 
 
+def _note_damage(damaged: list[Damaged], ordinals: Ordinals, blob_id: bytes, error: RepositoryDamagedError) -> None:
+    damaged.append((blob_id, error, ordinals))
+
+
 def _make_target(target: Path, shown: str) -> bool:
     """Make the target and what is above it; whether it was missing."""
     try:
@@ -138,7 +153,10 @@ def _make_target(target: Path, shown: str) -> bool:
 
 
 class _Execution:
-    """The threads of one restore. Invariant: after `close` none of them runs, whatever happened before."""
+    """The threads and helper processes of one restore.
+
+    Invariant: after `close` none of them runs, whatever happened before.
+    """
 
     def __init__(
         self,
@@ -157,21 +175,28 @@ class _Execution:
         self._master = repository.master
         self._on_progress = on_progress
         self._on_problem = on_problem
-        self._threads = ThreadPoolExecutor(workers, thread_name_prefix="backupiq-restore")
+        most = max(workers, MOST_PROCESSES + _AHEAD)
+        self._descriptors = max(4, _DESCRIPTORS // most)
+        self._threads = ThreadPoolExecutor(most, thread_name_prefix="backupiq-restore")
         self._writers: list[TargetWriter] = []
+        self._helpers: Helpers | None = None
+        self._kept_by_helpers = 0
         try:
-            for _ in range(workers):
-                tree = SafeTree(target, run.plan.folders, limit=max(4, _DESCRIPTORS // workers))
-                self._writers.append(TargetWriter(run, tree, self._index))
+            self._add_writers(workers)
         except OSError as error:
             self.close()
             raise RestoreWriteError(
                 f"The target {run.target} cannot be opened: {reason_of(error)}. Choose another folder."
             ) from error
 
+    def _add_writers(self, count: int) -> None:
+        while len(self._writers) < count:
+            tree = SafeTree(self._target, self._run.plan.folders, limit=self._descriptors)
+            self._writers.append(TargetWriter(self._run, tree, self._index))
+
     @property
     def owners_kept(self) -> int:
-        return sum(writer.metadata.owners_kept for writer in self._writers)
+        return self._kept_by_helpers + sum(writer.metadata.owners_kept for writer in self._writers)
 
     async def run_all(self, verify: bool) -> int:
         """Every step in order; how many files were verified."""
@@ -179,15 +204,68 @@ class _Execution:
         first = self._writers[0]
         await self._step(make_folders, run, first.tree)
         links = await self._step(decide_files, run, first.tree)
+        await self._step(self._start_helpers)
         schedule = await self._step(Schedule, run, self._index)
         await self._step(self._write_empty, schedule, first)
-        packs = schedule.packs()
-        await self._together([self._work(writer, packs) for writer in self._writers])
+        await self._step(self._wait_for_helpers)
+        await self._write_packs(schedule)
         await self._step(make_hard_links, first, links)
         await self._step(make_others, first)
         verified = await self._verify() if verify else 0
         await self._step(settle_folders, first)
         return verified
+
+    def _start_helpers(self) -> None:
+        """Start helper processes if they pay. A system that has none to give is no reason not to restore."""
+        count = helpers_wanted(self._run)
+        if not count:
+            return
+        try:
+            self._helpers = Helpers(self._run, self._target, self._master, count, self._writers[0].tree.place(0))
+            self._add_writers(count + _AHEAD)
+        except (BackupIQError, OSError) as error:
+            self._do_without(error)
+
+    def _wait_for_helpers(self) -> None:
+        """Wait until they are awake, which they became meanwhile."""
+        if self._helpers is not None:
+            try:
+                self._helpers.wait_ready()
+            except RestoreError:
+                raise
+            except BackupIQError as error:
+                self._do_without(error)
+
+    def _do_without(self, error: BackupIQError | OSError) -> None:
+        self._run.check_stop()
+        _log.warning("restore.no_helpers", reason=str(error))
+        self._end_helpers()
+
+    def _end_helpers(self) -> None:
+        """End them, once no thread waits for one."""
+        if self._helpers is not None:
+            self._helpers.stop()
+            self._kept_by_helpers = self._helpers.owners_kept
+            self._helpers.close(self._writers[0].tree)
+            self._helpers = None
+
+    async def _write_packs(self, schedule: Schedule) -> None:
+        """Read every pack and write what is in it, and let helpers be stopped meanwhile."""
+        packs = schedule.packs()
+        written = asyncio.Event()
+
+        async def write() -> None:
+            await self._together([self._work(writer, packs) for writer in self._writers])
+            written.set()
+
+        async def watch() -> None:
+            while not written.is_set():  # threads that wait for a helper do not ask themselves
+                self._run.check_stop()
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(written.wait(), _WATCH_SECONDS)
+
+        await self._together([write(), watch()] if self._helpers is not None else [write()])
+        await self._step(self._end_helpers)
 
     async def _step(self, work: Callable[..., T], *args: Any) -> T:
         """One step in a thread; afterwards progress and problems are told."""
@@ -218,18 +296,20 @@ class _Execution:
     async def _work(self, writer: TargetWriter, packs: Iterator[tuple[bytes, Wanted, Ordinals]]) -> None:
         """Take packs in turn until none is left."""
         for pack, wanted, ordinals in packs:
-            damaged: list[tuple[bytes, RepositoryDamagedError]] = []
-
-            def note(blob_id: bytes, error: RepositoryDamagedError, damaged: list[Any] = damaged) -> None:
-                damaged.append((blob_id, error))
-
+            damaged: list[Damaged] = []
+            note = partial(_note_damage, damaged, ordinals)
             async for batch in self._reader.sealed_batches(pack, wanted, on_damaged=note):
-                await self._step(self._write_batch, writer, batch, ordinals, note)
-            for blob_id, error in damaged:
-                await self._from_another_pack(writer, blob_id, error, ordinals)
+                await self._step(self._write_batch, writer, batch, ordinals, damaged)
+            for blob_id, error, concerned in damaged:
+                await self._from_another_pack(writer, blob_id, error, concerned)
 
-    def _write_batch(self, writer: TargetWriter, batch: SealedBatch, ordinals: Ordinals, note: Any) -> None:
-        writer.write_blobs(batch.open(self._master, note), ordinals)
+    def _write_batch(
+        self, writer: TargetWriter, batch: SealedBatch, ordinals: Ordinals, damaged: list[Damaged]
+    ) -> None:
+        if self._helpers is None:
+            writer.write_blobs(batch.open(self._master, partial(_note_damage, damaged, ordinals)), ordinals)
+        else:
+            damaged += self._helpers.write(batch, ordinals, writer)
 
     async def _from_another_pack(
         self, writer: TargetWriter, blob_id: bytes, error: RepositoryDamagedError, ordinals: Ordinals
@@ -266,11 +346,14 @@ class _Execution:
         return sum(await self._together([work(writer) for writer in self._writers]))
 
     def close(self) -> None:
-        """Wait for the threads, remove unfinished files, let go of descriptors."""
+        """Wait for helpers and threads, remove unfinished files, let go of descriptors."""
         self._run.ended.set()
+        if self._helpers is not None:
+            self._helpers.stop()  # threads that wait for one are woken
         self._threads.shutdown(wait=True, cancel_futures=True)
-        for partial in self._run.partials.values():
-            self._writers[0].discard(partial)
+        self._end_helpers()
+        for unfinished in self._run.partials.values():
+            self._writers[0].discard(unfinished)
         self._run.partials.clear()
         for writer in self._writers:
             writer.tree.close()

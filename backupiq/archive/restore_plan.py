@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
-
-from pathspec import GitIgnoreSpec
+from typing import TYPE_CHECKING, Protocol
 
 from backupiq.archive.metadata import Attributes, RestoreProblem
-from backupiq.archive.restore_table import AttributeTable, FileTable, PlannedFolder, PlannedHardLink, PlannedOther
+from backupiq.archive.restore_table import (
+    AttributeTable,
+    FileTable,
+    PlannedFolder,
+    PlannedHardLink,
+    PlannedOther,
+    RestorePlan,
+)
 from backupiq.errors import (
     BackupIQError,
     PathNotInSnapshotError,
@@ -26,6 +30,11 @@ from backupiq.errors import (
 from backupiq.repository.snapshot import Snapshot
 from backupiq.repository.tree import Node, check_name, posix_mode
 from backupiq.telemetry.text import printable_path
+
+if TYPE_CHECKING:
+    from pathspec import GitIgnoreSpec
+
+__all__ = ["DAMAGE", "MAX_DEPTH", "MAX_ITEMS", "RestorePlan", "TreeSource", "plan_restore"]
 
 MAX_DEPTH = 16_384
 """Folders within folders; no program could have read deeper ones in one piece."""
@@ -41,89 +50,6 @@ class TreeSource(Protocol):
 
     async def load_tree(self, tree_hex: str) -> list[Node]:
         """The nodes of the tree."""
-
-
-@dataclass(frozen=True, slots=True)
-class PlanSummary:
-    """How much a plan holds: counts, and bytes of plain content."""
-
-    files: int
-    folders: int
-    symlinks: int
-    specials: int
-    hard_links: int
-    bytes: int
-    problems: int
-
-
-@dataclass(slots=True)
-class RestorePlan:
-    """Everything that will stand below ``target``. Folders come parents first; number 0 is the target itself.
-
-    ``base`` is the path in the snapshot that the target stands for.
-    """
-
-    target: Path
-    tree: str
-    base: bytes
-    folders: list[PlannedFolder]
-    files: FileTable
-    others: list[PlannedOther]
-    hard_links: list[PlannedHardLink]
-    attributes: AttributeTable
-    problems: list[RestoreProblem] = field(default_factory=list)
-    total_bytes: int = 0
-
-    def summary(self) -> PlanSummary:
-        """Counts and bytes."""
-        symlinks = sum(other.is_symlink for other in self.others)
-        return PlanSummary(
-            files=len(self.files) + len(self.hard_links),
-            folders=len(self.folders) - 1,
-            symlinks=symlinks,
-            specials=len(self.others) - symlinks,
-            hard_links=len(self.hard_links),
-            bytes=self.total_bytes,
-            problems=len(self.problems),
-        )
-
-    def to_dict(self) -> dict[str, Any]:
-        """The summary as plain JSON values, with the target and the problems found so far."""
-        total = self.summary()
-        return {
-            "target": printable_path(os.fsencode(self.target)),
-            "path": printable_path(self.base or b"/"),
-            **{name: getattr(total, name) for name in PlanSummary.__slots__ if name != "problems"},
-            "problems": [problem.to_dict() for problem in self.problems],
-        }
-
-    def items(self) -> Iterator[tuple[bytes, str, int]]:
-        """Path in the snapshot, type ("dir", "file", "symlink", "special") and size of everything, for a dry run."""
-        for number in range(1, len(self.folders)):
-            yield self.folder_path(number), "dir", 0
-        for row in range(len(self.files)):
-            yield self.file_path(row), "file", self.files.size[row]
-        for link in self.hard_links:
-            yield self.path(link.folder, link.name), "file", self.files.size[link.row]
-        for other in self.others:
-            yield self.path(other.folder, other.name), "symlink" if other.is_symlink else "special", 0
-
-    def folder_path(self, number: int) -> bytes:
-        """The folder's path in the snapshot."""
-        parts: list[bytes] = []
-        while number:
-            folder = self.folders[number]
-            parts.append(folder.name)
-            number = folder.parent
-        return b"/".join([self.base, *reversed(parts)]) or b"/"
-
-    def path(self, folder: int, name: bytes) -> bytes:
-        """The path in the snapshot of an item of the folder."""
-        return self.folder_path(folder).rstrip(b"/") + b"/" + name
-
-    def file_path(self, row: int) -> bytes:
-        """The path in the snapshot of a file."""
-        return self.path(self.files.folder[row], self.files.names[row])
 
 
 async def plan_restore(
@@ -179,6 +105,13 @@ class _Selection:
     """Which paths below the target are wanted."""
 
     def __init__(self, include: Sequence[str], exclude: Sequence[str]) -> None:
+        self._include: GitIgnoreSpec | None = None
+        self._exclude: GitIgnoreSpec | None = None
+        self.all = not include and not exclude
+        if self.all:
+            return
+        from pathspec import GitIgnoreSpec
+
         try:
             self._include = GitIgnoreSpec.from_lines(include) if include else None
             self._exclude = GitIgnoreSpec.from_lines(exclude) if exclude else None
@@ -186,7 +119,6 @@ class _Selection:
             raise ValidationError(
                 "A pattern to include or exclude is not valid. Check its gitignore syntax."
             ) from error
-        self.all = self._include is None and self._exclude is None
 
     def includes(self, path: str) -> bool:
         return self._include is None or self._include.match_file(path)

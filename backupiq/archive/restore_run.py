@@ -7,12 +7,12 @@ import itertools
 import secrets
 import threading
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
 from backupiq.archive.metadata import RestoreProblem
-from backupiq.archive.restore_plan import RestorePlan
+from backupiq.archive.restore_table import RestorePlan
 from backupiq.errors import CancelledRunError
 
 Overwrite = Literal["always", "if-changed", "if-newer", "never"]
@@ -73,6 +73,16 @@ class Counts:
     bytes_done: int = 0
 
 
+def new_token() -> bytes:
+    """What the temporary names of one process's restore have in common, and no other's have."""
+    return secrets.token_hex(4).encode()
+
+
+def temporary_prefix(token: bytes) -> bytes:
+    """What temporary names with that token begin with."""
+    return b".backupiq-restore-%s-" % token
+
+
 @dataclass(slots=True)
 class RestoreRun:
     """Shared by the workers of a restore.
@@ -96,12 +106,12 @@ class RestoreRun:
     problem_count: int = 0
     problems: list[RestoreProblem] = field(default_factory=list)
     untold: list[RestoreProblem] = field(default_factory=list)
-    _token: bytes = field(default_factory=lambda: secrets.token_hex(4).encode())
-    _counter: itertools.count[int] = field(default_factory=itertools.count)
+    token: bytes = field(default_factory=new_token)
+    counter: itertools.count[int] = field(default_factory=itertools.count)
 
     def temporary_name(self) -> bytes:
         """A name that nothing in the target bears, as good as surely; creation is exclusive all the same."""
-        return b".backupiq-restore-%s-%x" % (self._token, next(self._counter))
+        return temporary_prefix(self.token) + b"%x" % next(self.counter)
 
     def check_stop(self) -> None:
         """Raise ``CancelledRunError`` when the run is to end."""
@@ -138,6 +148,17 @@ class RestoreRun:
             self.counts.files += 1
             self.counts.files_done += 1
             self.counts.bytes += size
+
+    def take_over(self, rows: Iterable[int], states: bytes, size: int) -> None:
+        """What a helper process made of files: their states now, and the bytes of those that are done."""
+        counts = self.counts
+        with self.lock:
+            counts.bytes += size
+            for row, state in zip(rows, states, strict=True):
+                self.rows[row] = state
+                counts.files += state == ItemState.DONE
+                counts.failed += state == ItemState.FAILED
+                counts.files_done += state >= ItemState.FAILED
 
     def fail(self, row: int, what: str, error: BaseException) -> PartialFile | None:
         """A file cannot be restored: the first call records it and gives the unfinished file, if any, to be removed."""

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import stat
 from array import array
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 import msgspec
 
-from backupiq.archive.metadata import Attributes
+from backupiq.archive.metadata import Attributes, RestoreProblem
 
 ID_SIZE = 32
 
@@ -191,3 +195,88 @@ class AttributeTable:
 
     def __getitem__(self, number: int) -> Attributes:
         return self.items[number]
+
+
+@dataclass(frozen=True, slots=True)
+class PlanSummary:
+    """How much a plan holds: counts, and bytes of plain content."""
+
+    files: int
+    folders: int
+    symlinks: int
+    specials: int
+    hard_links: int
+    bytes: int
+    problems: int
+
+
+@dataclass(slots=True)
+class RestorePlan:
+    """Everything that will stand below ``target``. Folders come parents first; number 0 is the target itself.
+
+    ``base`` is the path in the snapshot that the target stands for.
+    """
+
+    target: Path
+    tree: str
+    base: bytes
+    folders: list[PlannedFolder]
+    files: FileTable
+    others: list[PlannedOther]
+    hard_links: list[PlannedHardLink]
+    attributes: AttributeTable
+    problems: list[RestoreProblem] = field(default_factory=list)
+    total_bytes: int = 0
+
+    def summary(self) -> PlanSummary:
+        """Counts and bytes."""
+        symlinks = sum(other.is_symlink for other in self.others)
+        return PlanSummary(
+            files=len(self.files) + len(self.hard_links),
+            folders=len(self.folders) - 1,
+            symlinks=symlinks,
+            specials=len(self.others) - symlinks,
+            hard_links=len(self.hard_links),
+            bytes=self.total_bytes,
+            problems=len(self.problems),
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """The summary as plain JSON values, with the target and the problems found so far."""
+        from backupiq.telemetry.text import printable_path
+
+        total = self.summary()
+        return {
+            "target": printable_path(os.fsencode(self.target)),
+            "path": printable_path(self.base or b"/"),
+            **{name: getattr(total, name) for name in PlanSummary.__slots__ if name != "problems"},
+            "problems": [problem.to_dict() for problem in self.problems],
+        }
+
+    def items(self) -> Iterator[tuple[bytes, str, int]]:
+        """Path in the snapshot, type ("dir", "file", "symlink", "special") and size of everything, for a dry run."""
+        for number in range(1, len(self.folders)):
+            yield self.folder_path(number), "dir", 0
+        for row in range(len(self.files)):
+            yield self.file_path(row), "file", self.files.size[row]
+        for link in self.hard_links:
+            yield self.path(link.folder, link.name), "file", self.files.size[link.row]
+        for other in self.others:
+            yield self.path(other.folder, other.name), "symlink" if other.is_symlink else "special", 0
+
+    def folder_path(self, number: int) -> bytes:
+        """The folder's path in the snapshot."""
+        parts: list[bytes] = []
+        while number:
+            folder = self.folders[number]
+            parts.append(folder.name)
+            number = folder.parent
+        return b"/".join([self.base, *reversed(parts)]) or b"/"
+
+    def path(self, folder: int, name: bytes) -> bytes:
+        """The path in the snapshot of an item of the folder."""
+        return self.folder_path(folder).rstrip(b"/") + b"/" + name
+
+    def file_path(self, row: int) -> bytes:
+        """The path in the snapshot of a file."""
+        return self.path(self.files.folder[row], self.files.names[row])

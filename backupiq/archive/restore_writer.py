@@ -9,14 +9,16 @@ from __future__ import annotations
 import os
 from array import array
 from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
 
 from backupiq.archive.metadata import APPLIES_TO_OPEN, MetadataWriter, fatal_among, raise_if_fatal
 from backupiq.archive.restore_run import ItemState, PartialFile, RestoreRun
 from backupiq.archive.safe_tree import CLOSE_ON_EXEC, NEW_FILE_FLAGS, NO_FOLLOW, Place, SafeTree, remove
 from backupiq.errors import BackupIQError, RestoreError, RestoreWriteError, UnsafePathError
 from backupiq.repository.crypto import OVERHEAD
-from backupiq.repository.index import MasterIndex
-from backupiq.repository.pack import BlobType
+
+if TYPE_CHECKING:
+    from backupiq.repository.index import MasterIndex
 
 _HOLE = 64 << 10
 """Zeros shorter than this are written: a hole saves nothing then."""
@@ -31,7 +33,7 @@ Ordinals = dict[bytes, int | list[int]]
 class TargetWriter:
     """One worker's hands: its own folder descriptors and metadata writer. One thread at a time may use it."""
 
-    def __init__(self, run: RestoreRun, tree: SafeTree, index: MasterIndex) -> None:
+    def __init__(self, run: RestoreRun, tree: SafeTree, index: MasterIndex | None) -> None:
         self.run = run
         self.tree = tree
         self.metadata = MetadataWriter()
@@ -168,6 +170,9 @@ class TargetWriter:
 
     def _offsets(self, ids: bytes) -> tuple[array[int], int]:
         """Where each blob begins in the file, and the file's size, in bytes."""
+        from backupiq.repository.pack import BlobType
+
+        assert self._index is not None  # noqa: S101 - whoever writes files of several blobs gives it
         offsets = array("Q")
         at = 0
         for position in range(0, len(ids), 32):

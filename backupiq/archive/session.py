@@ -9,24 +9,29 @@ import asyncio
 import contextlib
 import contextvars
 import dataclasses
+import functools
 import os
 import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
 from backupiq.archive.changes import Changes, find_changes
-from backupiq.archive.content import ContentTable
+from backupiq.archive.claims import IndexClaims
+from backupiq.archive.content import ContentState, ContentTable
 from backupiq.archive.delivery import Delivery
 from backupiq.archive.inventory import Inventory, WalkedSource, assemble
+from backupiq.archive.pack_process import ReadFile
 from backupiq.archive.pack_writer import PACK_SIZE, PackWriter
+from backupiq.archive.packers import File, Groups, Packer, helpers_for
 from backupiq.archive.publisher import Publisher
-from backupiq.archive.reading import FileReader
+from backupiq.archive.reading import CHANGED_WHILE_READ, SMALL, FileReader
 from backupiq.archive.spool import Spool
 from backupiq.archive.tree_builder import TreeBuilder, TreeCounts
+from backupiq.archive.worker_process import MOST_PROCESSES
 from backupiq.discovery.entry import EntryKind, FileEntry, UnreadableItem
 from backupiq.discovery.rules import ExcludeRules, Rule
 from backupiq.discovery.sources import clean
@@ -79,7 +84,8 @@ class BackupSession:
         self._settings = settings
         self.progress: ProgressSink = progress or SilentProgress()
         self._stopping = threading.Event()
-        self._pool = ThreadPoolExecutor(settings.threads, thread_name_prefix="backupiq-pack")
+        self._pool = ThreadPoolExecutor(settings.threads + MOST_PROCESSES, thread_name_prefix="backupiq-pack")
+        self._tree_pool = ThreadPoolExecutor(1, thread_name_prefix="backupiq-trees")
         self._blob_pool = ThreadPoolExecutor(settings.threads, thread_name_prefix="backupiq-blob")
         self._spool: Spool | None = None
         self._parts: dict[int, WalkedSource] = {}
@@ -93,8 +99,12 @@ class BackupSession:
         self.warnings: list[str] = []
         self._unreadable: list[UnreadableItem] = []
         self._lock = threading.Lock()
+        self._claims: IndexClaims | None = None
         self._writer: PackWriter | None = None
         self._reader: FileReader | None = None
+        self._packers: list[Packer] = []
+        self._builder: TreeBuilder | None = None
+        self._building: Future[str] | None = None
         self.publisher: Publisher | None = Publisher(repository) if repository is not None else None
         self._delivery: Delivery | None = None
 
@@ -162,13 +172,13 @@ class BackupSession:
         """Make what packing needs: the spool folder, the writer, the reader."""
         repository = self._required()
         self._spool = Spool.create(self._settings.spool_parent)
+        self._claims = IndexClaims(repository.index, self.changes.suspect_trees)
         self._writer = PackWriter(
             master=repository.master,
-            index=repository.index,
+            claims=self._claims,
             spool=self._spool,
             on_finished=self._take_finished,
             stopped=self._stopping.is_set,
-            renew=self.changes.suspect_trees,
         )
         self._reader = FileReader(
             writer=self._writer,
@@ -179,6 +189,15 @@ class BackupSession:
             on_read=self._note_read,
             warn=self._warn_path,
         )
+        self._builder = TreeBuilder(
+            self.inventory,
+            self.content,
+            writer=self._writer,
+            parent_trees=self.changes.parent_trees,
+            stopped=self._stopping.is_set,
+            warn=self._warn_path,
+        )
+        self._start_helpers(repository, self._claims, self._spool)
 
     def new_delivery(self) -> Delivery:
         """Where packs finished from now on go, until the next call."""
@@ -194,45 +213,85 @@ class BackupSession:
             publisher.confirm(pack)
 
         self._delivery = Delivery(asyncio.get_running_loop(), confirmed)
+        if self._packers and self._building is None and self._builder is not None:
+            # The packers leave this process idle, so the trees of what is read are built meanwhile.
+            build = functools.partial(contextvars.copy_context().run, self._builder.build)
+            self._building = self._tree_pool.submit(build)
         return self._delivery
 
     async def pack(self, ordinals: Iterable[int]) -> None:
         """Read the files and put their new blobs into packs."""
-        groups = self.inventory.select(ordinals)
-        turn = threading.Lock()
-
-        reader = self._reader
-        if reader is None:
+        if self._reader is None:
             raise AssertionError("prepare() comes first")
-        files = _with_paths(groups)
-
-        def work() -> None:
-            while True:
-                with turn:
-                    mine = list(islice(files, FILES_A_TURN))
-                if not mine:
-                    return
-                reader.read_all(mine)
-                self.progress.advance(len(mine), 0)
-
+        files: Iterator[File] = _with_paths(self.inventory.select(ordinals))
+        work: list[Callable[[], None]] = []
+        if self._packers:
+            small: list[File] = []
+            others: list[File] = []
+            for file in files:
+                (small if file[2].size < SMALL and file[2].links == 1 else others).append(file)
+            groups = Groups(small, len(self._packers))
+            work = [functools.partial(packer.pack, groups) for packer in self._packers]
+            files = iter(others)
+        work += [functools.partial(self._read, files, threading.Lock())] * self._settings.threads
         await self._all_threads(work)
+
+    def _read(self, files: Iterator[File], turn: threading.Lock) -> None:
+        """Read files in this thread, some at a time, until none is left."""
+        reader = self._reader
+        while reader is not None:
+            with turn:
+                mine = list(islice(files, FILES_A_TURN))
+            if not mine:
+                return
+            reader.read_all(mine)
+            self.progress.advance(len(mine), 0)
+            self.content.tell()
+
+    def _note_taken(self, files: Sequence[File], taken: Sequence[ReadFile]) -> None:
+        """Record what a helper process has read."""
+        size = 0
+        for (path, ordinal, entry), read in zip(files, taken, strict=True):
+            if read.code:
+                self.content.fail(ordinal, UnreadableItem(path, read.reason, read.code))
+            elif read.large and self._reader is not None:
+                self._reader.read(path, ordinal, entry)
+            else:
+                if read.entry is not None:
+                    self.content.restate(ordinal, read.entry)
+                if read.changed:
+                    self._warn_path(path, CHANGED_WHILE_READ)
+                self.content.set(ordinal, read.id, ContentState.STORED)
+                size += read.size
+        self._note_read(size, len(files))
+        self.content.tell()
+
+    def _start_helpers(self, repository: Repository, claims: IndexClaims, spool: Spool) -> None:
+        """Have small files packed by other processes, where that pays, and the trees built meanwhile."""
+        small = sum(size < SMALL for size in self.changes.sizes)
+        for _ in range(helpers_for(small, self._settings.threads)):
+            packer = Packer(
+                repository.master,
+                claims,
+                spool,
+                on_taken=self._note_taken,
+                on_finished=self._take_finished,
+                stopped=self._stopping.is_set,
+            )
+            self._packers.append(packer)
 
     async def build_trees(self) -> str:
         """Write the folder listings, close every pack and return the root tree's id in hex."""
-        if self._writer is None:
+        writer, builder = self._writer, self._builder
+        if writer is None or builder is None:
             raise AssertionError("prepare() comes first")
-        builder = TreeBuilder(
-            self.inventory,
-            self.content,
-            writer=self._writer,
-            parent_trees=self.changes.parent_trees,
-            stopped=self._stopping.is_set,
-            warn=self._warn_path,
-        )
-        writer = self._writer
+        self.content.complete()
+        building = self._building
 
         def work() -> str:
-            tree = builder.build()
+            tree = building.result() if building is not None else builder.build()
+            for packer in self._packers:
+                packer.flush()
             writer.flush()
             return tree
 
@@ -244,6 +303,9 @@ class BackupSession:
         """Stop every thread and remove the spool."""
         self.stop()
         await asyncio.to_thread(self._pool.shutdown, wait=True, cancel_futures=True)
+        await asyncio.to_thread(self._tree_pool.shutdown, wait=True, cancel_futures=True)
+        for packer in self._packers:
+            await asyncio.to_thread(packer.close)
         await asyncio.to_thread(self._blob_pool.shutdown, wait=True, cancel_futures=True)
         if self._writer is not None:
             self._writer.discard()
@@ -253,6 +315,8 @@ class BackupSession:
     def stop(self) -> None:
         """Make every step end soon."""
         self._stopping.set()
+        for packer in self._packers:
+            packer.ask_to_stop()
 
     # --- what it tells ---------------------------------------------------------------------------------------------
 
@@ -266,7 +330,7 @@ class BackupSession:
         """New data blobs, new tree blobs, their plain bytes, their stored bytes."""
         if self._writer is None:
             return 0, 0, 0, 0
-        counts = self._writer.counts
+        counts = sum((packer.counts for packer in self._packers), self._writer.counts)
         return counts.data_blobs, counts.tree_blobs, counts.plain_bytes, counts.stored_bytes
 
     def warn(self, text: str) -> None:
@@ -287,10 +351,10 @@ class BackupSession:
         with self._lock:
             self.excluded += 1
 
-    def _note_read(self, size: int) -> None:
+    def _note_read(self, size: int, files: int = 0) -> None:
         with self._lock:
             self.bytes_read += size
-        self.progress.advance(0, size)
+        self.progress.advance(files, size)
 
     def _take_finished(self, pack: FinishedPack) -> None:
         if self._delivery is None:
@@ -305,12 +369,9 @@ class BackupSession:
         future = asyncio.get_running_loop().run_in_executor(self._pool, lambda: context.run(work, *args))
         return await self._until_done(future)
 
-    async def _all_threads(self, work: Callable[[], None]) -> None:
+    async def _all_threads(self, work: Iterable[Callable[[], None]]) -> None:
         loop = asyncio.get_running_loop()
-        futures = [
-            loop.run_in_executor(self._pool, contextvars.copy_context().run, work)
-            for _ in range(self._settings.threads)
-        ]
+        futures = [loop.run_in_executor(self._pool, contextvars.copy_context().run, each) for each in work]
         try:
             _, running = await asyncio.wait(futures, return_when=asyncio.FIRST_EXCEPTION)
         except asyncio.CancelledError:

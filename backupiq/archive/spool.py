@@ -26,7 +26,7 @@ class Spool:
     """
 
     def __init__(self, folder: Path, *, limit: int = DEFAULT_LIMIT) -> None:
-        self.folder = folder
+        self._folder = folder
         self._limit = limit
         self._held = 0
         self._changed = threading.Condition()
@@ -43,6 +43,11 @@ class Spool:
         except OSError as error:
             raise DiskFullError(f"Cannot make the spool folder below {parent}: {error.strerror}.") from error
         return cls(folder, limit=limit)
+
+    @property
+    def folder(self) -> Path:
+        """The private folder."""
+        return self._folder
 
     @property
     def held(self) -> int:

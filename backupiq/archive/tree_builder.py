@@ -67,19 +67,32 @@ class TreeBuilder:
     def build(self) -> str:
         """Store every tree and return the root's id in hex.
 
-        A parent stands before what it holds in the inventory, so the reverse order meets every folder after its
-        children.
+        In the inventory a folder's own follow it at once, so a folder is stored when one comes that is not below it;
+        those above the sources come last. May run while files are still being read: it waits for each.
         """
         done: dict[bytes, str] = {}
-        for number in range(len(self._inventory) - 1, -1, -1):
+        open_folders: list[tuple[bytes, Directory, int]] = []
+
+        def close() -> None:
+            _, directory, first = open_folders.pop()
+            done[directory.path] = self._store(directory, first, done)
+
+        for number in range(self._inventory.above, len(self._inventory)):
             if self._stopped():
                 raise CancelledRunError
+            directory = self._inventory.directory(number)
+            while open_folders and not directory.path.startswith(open_folders[-1][0]):
+                close()
+            open_folders.append((_prefix(directory.path), directory, self._inventory.first_ordinal(number)))
+        while open_folders:
+            close()
+        for number in range(self._inventory.above - 1, -1, -1):
             directory = self._inventory.directory(number)
             done[directory.path] = self._store(directory, self._inventory.first_ordinal(number), done)
         return done[b"/"]
 
     def _store(self, directory: Directory, first: int, done: dict[bytes, str]) -> str:
-        prefix = directory.path if directory.path.endswith(b"/") else directory.path + b"/"
+        prefix = _prefix(directory.path)
         nodes = []
         for position, child in enumerate(directory.children):
             node = self._node(child, prefix + child.name, first + position, done)
@@ -101,7 +114,7 @@ class TreeBuilder:
         subtree = None
         target, raw_target = "", b""
         if kind == EntryKind.FILE:
-            state = self._content.state(ordinal)
+            state = self._content.known_state(ordinal, self._stopped)
             if state not in (ContentState.STORED, ContentState.UNCHANGED):
                 return None
             entry = self._content.restated.get(ordinal, entry)
@@ -154,6 +167,10 @@ class TreeBuilder:
 
     def _empty_tree(self) -> str:
         return self._writer.save(encode_tree([]), BlobType.TREE).hex()
+
+
+def _prefix(path: bytes) -> bytes:
+    return path if path.endswith(b"/") else path + b"/"
 
 
 def _read_attributes(path: bytes, device: int) -> list[Xattr]:

@@ -30,6 +30,9 @@ def password_for_writing(sources: PasswordSources, destinations: Sequence[str], 
     configuration folder and announced (with ``dry_run`` neither). Raises MissingConfigurationError when the repository
     exists and its password is unknown, and the provider's error when none of the destinations can say whether it does.
     """
+    given = find_password(sources, [], note=note)
+    if given is not None:
+        return given
     holding, empty = run_async(_probe(destinations))
     found = find_password(sources, [*holding, *empty], note=note)
     if found is not None:

@@ -6,6 +6,8 @@ help and completion answer at once and commands that only read never load Prefec
 
 from __future__ import annotations
 
+import atexit
+import dataclasses
 import io
 import itertools
 import json
@@ -19,7 +21,7 @@ from typing import Annotated, Any
 import typer
 
 import backupiq
-from backupiq.cli import backup, doctor, inspect, keys, maintenance, restore
+from backupiq.cli import backup, doctor, heal, initialize, inspect, keys, maintenance, providers, restore, setup
 from backupiq.cli.output import clean_line, silence_closed_stdout
 from backupiq.errors import BackupIQError, CancelledRunError, ResourceError, ValidationError
 
@@ -73,7 +75,7 @@ def settings(
     configure_logging(level="debug" if debug else log_level.value, json=log_json)
 
 
-app.command()(maintenance.init)
+app.command()(initialize.init)
 app.command()(backup.backup)
 app.command()(restore.restore)
 app.command()(inspect.snapshots)
@@ -81,21 +83,44 @@ app.command()(inspect.ls)
 app.command()(inspect.diff)
 app.command()(inspect.stats)
 app.add_typer(keys.app, name="key")
+app.command()(heal.heal)
 app.command()(maintenance.unlock)
 app.command()(doctor.doctor)
+app.add_typer(providers.app, name="providers")
+app.command()(setup.setup)
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run one command line; its exit code. Errors become one line on stderr, with --json one JSON object.
 
     As a process of its own (no ``arguments``) a run that was interrupted leaves at once: everything is given back by
-    then, and threads that still talk to Prefect's API would only keep the terminal.
+    then, and threads that still talk to Prefect's API would only keep the terminal. One that has come to its end leaves
+    when all exit handlers have run: to take Prefect's modules apart would keep the terminal for half a second more.
     """
-    code = _run(arguments)
+    ending = _Ending()
+    if arguments is None:
+        atexit.register(ending.skip_teardown)  # the first to be registered runs last
+    code = ending.code = _run(arguments)
     launch = sys.modules.get("flows.launch")
-    if arguments is None and code == EXIT_INTERRUPTED and launch is not None:
-        launch.leave(code)
+    if arguments is None and launch is not None:
+        if code == EXIT_INTERRUPTED:
+            launch.leave(code)
+        ending.quickly = True
     return code
+
+
+@dataclasses.dataclass(slots=True)
+class _Ending:
+    """How this process ends once every exit handler has run."""
+
+    code: int = 1
+    quickly: bool = False
+
+    def skip_teardown(self) -> None:
+        if self.quickly:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(self.code)
 
 
 def _run(arguments: Sequence[str] | None) -> int:

@@ -1,0 +1,1 @@
+"""What keeps one bad destination from spoiling a run: retries, and the breaker that leaves a failing one alone."""

@@ -19,7 +19,7 @@ import structlog
 from structlog.stdlib import BoundLogger, ProcessorFormatter
 
 from backupiq.errors import BackupIQError, ConfigurationError
-from backupiq.telemetry.correlation import current_correlation
+from backupiq.telemetry.context import current_correlation
 from backupiq.telemetry.redaction import redact_mapping, redact_text
 from backupiq.telemetry.text import printable, printable_lines
 

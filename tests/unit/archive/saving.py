@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from backupiq.archive.claims import IndexClaims
 from backupiq.archive.content import ContentTable
 from backupiq.archive.pack_writer import PACK_SIZE, PackWriter
 from backupiq.archive.reading import FileReader
@@ -48,7 +49,7 @@ class Kitchen:
         """A writer into the repository's index and this spool."""
         return PackWriter(
             master=self.repository.master,
-            index=self.repository.index,
+            claims=IndexClaims(self.repository.index),
             spool=self.spool,
             on_finished=self.finished.append,
             stopped=self.stopping.is_set,

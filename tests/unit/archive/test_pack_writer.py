@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from backupiq.archive import pack_writer
+from backupiq.archive.claims import IndexClaims
 from backupiq.archive.compression import SAMPLE_FROM
 from backupiq.archive.pack_writer import PackWriter
 from backupiq.errors import BackupIQError, CancelledRunError
@@ -147,7 +148,7 @@ async def test_a_pack_is_handed_over_once_with_its_blobs_indexed_and_no_lock_hel
 
     writer = PackWriter(
         master=kitchen.repository.master,
-        index=index,
+        claims=IndexClaims(index),
         spool=kitchen.spool,
         on_finished=on_finished,
         stopped=kitchen.stopping.is_set,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import os
@@ -13,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from backupiq.archive.content import ContentTable
+from backupiq.archive.content import ContentState, ContentTable
 from backupiq.archive.inventory import Inventory
 from backupiq.archive.tree_builder import TreeBuilder, link_target
 from backupiq.discovery.entry import Directory
@@ -155,6 +156,7 @@ async def test_a_folder_that_could_not_be_listed_is_kept_as_an_empty_one(tmp_pat
 
 def builder_of(inventory: Inventory, stopped: Any, writer: Any, content: ContentTable | None = None) -> TreeBuilder:
     table = content or ContentTable(inventory.entries)
+    table.complete()
     return TreeBuilder(inventory, table, writer=writer, parent_trees={}, stopped=stopped, warn=lambda path, text: None)
 
 
@@ -187,6 +189,33 @@ async def test_a_stopped_run_builds_no_trees(tmp_path: Path) -> None:
     kitchen.close()
 
 
+async def test_trees_are_built_while_files_are_still_being_read(tmp_path: Path) -> None:
+    kitchen = await new_kitchen(tmp_path)
+    (tmp_path / "late").write_bytes(b"x")
+    inventory, content = Inventory(), ContentTable(1)
+    inventory.add(Directory(b"/", entry_of(tmp_path), [entry_of(tmp_path / "late")]))
+    writer = kitchen.new_writer()
+    builder = TreeBuilder(
+        inventory,
+        content,
+        writer=writer,
+        parent_trees={},
+        stopped=kitchen.stopping.is_set,
+        warn=lambda path, text: None,
+    )
+    building = asyncio.create_task(asyncio.to_thread(builder.build))
+    blob_id = await asyncio.to_thread(writer.save, b"x", BlobType.DATA)
+    assert not building.done()
+    content.set(0, blob_id, ContentState.STORED)
+    content.tell()
+    root = await building
+    writer.flush()
+    await kitchen.store_finished()
+    (node,) = await BlobReader(kitchen.repository).load_tree(root)
+    assert node.content == [blob_id.hex()]
+    kitchen.close()
+
+
 async def test_attributes_that_may_not_be_read_are_a_warning_and_the_entry_is_kept(shared_path: Path) -> None:
     if not is_root():
         pytest.skip("needs the super-user: a folder of another user's")
@@ -198,9 +227,11 @@ async def test_attributes_that_may_not_be_read_are_a_warning_and_the_entry_is_ke
     inventory.add(Directory(os.fsencode(closed), entry_of(closed), [entry_of(closed / "pipe")]))
     warnings: list[tuple[bytes, str]] = []
     writer = kitchen.new_writer()
+    content = ContentTable(inventory.entries)
+    content.complete()
     builder = TreeBuilder(
         inventory,
-        ContentTable(inventory.entries),
+        content,
         writer=writer,
         parent_trees={},
         stopped=lambda: False,
