@@ -30,6 +30,8 @@ class BackupOptions(BaseModel):
     dry_run: bool = Field(default=False, description="Say what would be stored, and store nothing.")
     retry_lock: float = Field(default=0.0, ge=0, description="Seconds to wait for a locked repository.")
     threads: int | None = Field(default=None, ge=1, le=64, description="Threads that read files.")
+    limit_upload: int | None = Field(default=None, ge=1024, description="Most bytes to send in a second.")
+    limit_download: int | None = Field(default=None, ge=1024, description="Most bytes to fetch in a second.")
 
 
 class RestoreOptions(BaseModel):
@@ -37,7 +39,9 @@ class RestoreOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    repo: str = Field(description="The repository: a folder, or block:NAME.")
+    repo: str | list[str] = Field(
+        min_length=1, description="The repository: a folder, a URL or block:NAME; or a list of them, its replicas."
+    )
     target: str = Field(description="The folder to restore into.")
     snapshot: str = Field(default="latest", description="A snapshot's id, the beginning of one, or latest.")
     subpath: str | None = Field(default=None, description="Restore only what is below this path of the snapshot.")
@@ -52,3 +56,14 @@ class RestoreOptions(BaseModel):
     dry_run: bool = Field(default=False, description="Say what would be restored, and write nothing.")
     retry_lock: float = Field(default=0.0, ge=0, description="Seconds to wait for a locked repository.")
     threads: int | None = Field(default=None, ge=1, le=64, description="Threads that write files.")
+
+
+class HealOptions(BaseModel):
+    """One run that brings replicas of a repository to hold the same."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    repo: list[str] = Field(min_length=2, description="The replicas: folders, URLs or block:NAME.")
+    dry_run: bool = Field(default=False, description="Say what would be copied, and copy nothing.")
+    read_data: bool = Field(default=False, description="Read every pack too, not only names and sizes.")
+    retry_lock: float = Field(default=0.0, ge=0, description="Seconds to wait for a locked repository.")

@@ -8,15 +8,10 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
-import os
-import platform
 import shutil
 import sys
 import tempfile
-import time
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
@@ -30,11 +25,11 @@ from benchmarks.contest import (
     run_round,
 )
 from benchmarks.report import Verdict, judge, medians, show
+from benchmarks.results import write_results
 from tests.support.mixed_tree import make_mixed_tree
 from tests.support.prefect_server import start_server, stop_server
 from tests.support.programs import Restic, restic_version
 
-RESULTS = Path(__file__).resolve().parent / "results"
 QUICK = {"files": 2_000, "bytes": 50_000_000, "rounds": 1}
 
 
@@ -44,6 +39,7 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--bytes", type=int, default=1_000_000_000, help="bytes in it (1000000000)")
     parser.add_argument("--rounds", type=int, default=3, help="rounds of both programs (3)")
     parser.add_argument("--quick", action="store_true", help="a look: 2000 files, 50 MB, one round")
+    parser.add_argument("--clouds", action="store_true", help="uploads to S3 instead; see --clouds --help")
     parser.add_argument("--work", type=Path, help="where to put tree and repositories (the temporary folder)")
     options = parser.parse_args(given)
     if options.quick:
@@ -55,6 +51,11 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
 
 def main(given: list[str] | None = None) -> int:
     """Measures, prints the tables and writes one JSON file below benchmarks/results. The exit code."""
+    given = sys.argv[1:] if given is None else given
+    if "--clouds" in given:
+        from benchmarks.clouds import main as measure_clouds  # its servers are there where the tests' packages are
+
+        return measure_clouds([argument for argument in given if argument != "--clouds"])
     options = arguments(given)
     console = Console(width=None if sys.stdout.isatty() else 120)
     program = shutil.which("restic")
@@ -103,30 +104,10 @@ def _measure(
 def _write(
     results: list[Result], verdicts: list[Verdict], names: tuple[str, str], files: int, total_bytes: int
 ) -> Path:
-    """One JSON file with the machine, the tree, the medians, the budgets and every single measurement."""
+    """One JSON file with the tree and the medians beside what every measurement leaves."""
     jobs = dict.fromkeys(result.job for result in results)
-    document: dict[str, Any] = {
-        "when": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "machine": {"processor": _processor(), "cores": os.cpu_count(), "system": platform.platform()},
-        "python": platform.python_version(),
-        "tree": {"files": files, "bytes": total_bytes},
-        "medians": {name: {job: dataclasses.asdict(medians(results, name, job)) for job in jobs} for name in names},
-        "budgets": [dataclasses.asdict(verdict) for verdict in verdicts],
-        "measurements": [dataclasses.asdict(result) for result in results],
-    }
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}.json"
-    path.write_text(json.dumps(document, indent=2) + "\n")
-    return path
-
-
-def _processor() -> str:
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor()
+    figures = {name: {job: dataclasses.asdict(medians(results, name, job)) for job in jobs} for name in names}
+    return write_results("", results, verdicts, tree={"files": files, "bytes": total_bytes}, medians=figures)
 
 
 if __name__ == "__main__":

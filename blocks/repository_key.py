@@ -9,6 +9,7 @@ from pydantic import Field, SecretStr
 
 from backupiq.errors import MissingConfigurationError
 from backupiq.telemetry import register_secret
+from blocks.logos import KEY_LOGO
 
 
 class RepositoryKey(Block):
@@ -21,6 +22,7 @@ class RepositoryKey(Block):
     _block_type_name = "BackupIQ Repository Key"
     _block_type_slug = "backupiq-repository-key"
     _description = "The password of a BackupIQ repository. Without it nothing can be restored: keep a copy elsewhere."
+    _logo_url = KEY_LOGO
 
     password: SecretStr = Field(description="The repository's password.")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import dataclasses
 from collections.abc import Iterator
@@ -11,21 +10,27 @@ from backupiq.archive.delivery import Delivery
 from backupiq.archive.session import BackupSession
 from backupiq.errors import OrchestrationError
 from backupiq.planning.batches import Batch
-from backupiq.storage.provider import StorageProvider
+from flows.backup_destinations import Destinations
 
 
 @dataclasses.dataclass(slots=True)
 class ActiveBackup:
-    """A backup under way: its session, its destination, what was planned and what is being sent."""
+    """A backup under way: its session, its destinations, what was planned and what is being sent."""
 
     session: BackupSession
-    provider: StorageProvider
-    destination: str
+    destinations: Destinations | None
     groups: list[list[str]]
     parent_tree: str | None
     batches: list[Batch] = dataclasses.field(default_factory=list)
-    deliveries: dict[int, Delivery] = dataclasses.field(default_factory=dict)
-    tree: asyncio.Future[str] | None = None
+    deliveries: dict[tuple[int, str], Delivery] = dataclasses.field(default_factory=dict)
+    """By batch and destination."""
+
+    @property
+    def writing(self) -> Destinations:
+        """The destinations of a run that stores something."""
+        if self.destinations is None:
+            raise AssertionError("a dry run stores nothing")
+        return self.destinations
 
 
 _active: dict[str, ActiveBackup] = {}

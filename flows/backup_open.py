@@ -6,43 +6,33 @@ import contextlib
 import os
 import socket
 import time
-from collections.abc import AsyncIterator
-from typing import Any
+from collections.abc import AsyncIterator, Sequence
 
 from prefect.runtime import flow_run as runtime
+from pydantic import SecretStr
 
-from backupiq.archive.publisher import forget_lost_packs
 from backupiq.archive.session import BackupSession, RunSettings, closing, group_sources
 from backupiq.archive.spool import default_parent
 from backupiq.discovery.rules import ExcludeRules, PatternLine, read_pattern_file
 from backupiq.errors import RepositoryMissingError
 from backupiq.profile import BackupOptions
-from backupiq.repository.locking import RepositoryLock, lock_repository
 from backupiq.repository.repository import Repository
 from backupiq.repository.snapshot import Snapshot
 from backupiq.storage.provider import StorageProvider
-from blocks.destinations import provider_for
 from flows.active import ActiveBackup
+from flows.backup_destinations import Destinations, make_providers, open_destinations, take_stock
 from flows.context import RunContext
-from flows.opening import (
-    absolute,
-    adopt_what_was_left,
-    choose_parent,
-    only_destination,
-    open_or_create,
-    own_folders,
-    resolve_password,
-)
+from flows.guard import Breakers, guarding
+from flows.opening import absolute, choose_parent, own_folders, resolve_password
 from flows.reporting import FlowProgress
 
 
 class Opened:
-    """What a run has opened and measured."""
+    """What a run has opened and measured. ``destinations`` is None in a dry run."""
 
-    def __init__(self, repository: Repository | None, lock: RepositoryLock | None, *, created: bool) -> None:
+    def __init__(self, repository: Repository | None, destinations: Destinations | None) -> None:
         self.repository = repository
-        self.lock = lock
-        self.created = created
+        self.destinations = destinations
         self.parent: tuple[str, Snapshot] | None = None
         self.resumed = 0
         self.warnings: list[str] = []
@@ -50,44 +40,50 @@ class Opened:
         self.began = time.perf_counter()
         self.began_ns = time.time_ns()
 
-    def ensure_locked(self) -> None:
-        """Raise LockLostError when the repository is no longer ours to write to."""
-        if self.lock is not None:
-            self.lock.ensure_held()
-
 
 @contextlib.asynccontextmanager
 async def open_backup(
     run: RunContext, options: BackupOptions, key_block: str | None
 ) -> AsyncIterator[tuple[ActiveBackup, Opened]]:
     """Everything the run needs, given back in the right order whatever happens."""
-    destination = only_destination(options.to)
     async with contextlib.AsyncExitStack() as stack:
-        provider = await stack.enter_async_context(provider_for(destination))
-        password = resolve_password(run, provider.location, key_block)
+        breakers = await stack.enter_async_context(guarding(Breakers(note=run.progress.note)))
+        providers = [await stack.enter_async_context(provider) for provider in make_providers(options)]
+        password = resolve_password(run, [provider.location for provider in providers], key_block)
         run.progress.stage("opening the repository")
-        repository, created = await _open_repository(provider, password, options)
-        lock = None
-        if repository is not None and not options.dry_run:
-            lock = await stack.enter_async_context(lock_repository(repository, retry_for=options.retry_lock))
-        opened = Opened(repository, lock, created=created)
-        if created:
-            run.progress.note(f"created repository {_short_id(repository)} at {provider.location}")
-        if repository is not None:
-            await _take_stock(repository, options, opened)
+        if options.dry_run:
+            opened = Opened(await _open_to_look(providers, password), None)
+        else:
+            destinations = await open_destinations(stack, run, providers, password, options, breakers)
+            opened = Opened(destinations.repository, destinations)
+        if opened.repository is not None:
+            await _take_stock(opened.repository, options, opened)
         parent_tree = opened.parent[1].tree if opened.parent else None
         settings = RunSettings(options.threads or default_threads(), default_parent(), options.dry_run)
         progress = await stack.enter_async_context(FlowProgress.over(run.progress))
-        own = own_folders(provider, options.paths)
+        own = frozenset[tuple[int, int]]().union(*(own_folders(provider, options.paths) for provider in providers))
         session = BackupSession(
-            repository, sources=options.paths, rules=_rules(options, own), settings=settings, progress=progress
+            opened.repository, sources=options.paths, rules=_rules(options, own), settings=settings, progress=progress
         )
-        if own:
-            opened.warnings.append(f"{provider.location} lies inside what is backed up; its packs are left out")
+        if opened.destinations is not None:
+            session.use_lanes(opened.destinations.lanes)
+        for provider in providers:
+            if own_folders(provider, options.paths):
+                opened.warnings.append(f"{provider.location} lies inside what is backed up; its packs are left out")
         for warning in opened.warnings:
             session.warn(warning)
         await stack.enter_async_context(closing(session))
-        yield ActiveBackup(session, provider, destination, group_sources(options.paths), parent_tree), opened
+        yield ActiveBackup(session, opened.destinations, group_sources(options.paths), parent_tree), opened
+
+
+async def _open_to_look(providers: Sequence[StorageProvider], password: SecretStr) -> Repository | None:
+    """The repository at the first destination that holds one, for a run that stores nothing."""
+    for provider in providers:
+        try:
+            return await Repository.open(provider, password.get_secret_value())
+        except RepositoryMissingError:
+            continue
+    return None
 
 
 async def _take_stock(repository: Repository, options: BackupOptions, opened: Opened) -> None:
@@ -102,26 +98,14 @@ async def _take_stock(repository: Repository, options: BackupOptions, opened: Op
         on_damaged=lambda _, error: opened.warnings.append(error.message),
     )
     await repository.load_index()
-    if options.dry_run:
+    if opened.destinations is None:
         return
-    opened.resumed = await adopt_what_was_left(repository)
-    lost = await forget_lost_packs(repository)
+    opened.resumed, lost = await take_stock(opened.destinations)
     if lost:
         opened.warnings.append(
             f"{lost} packs of the repository are missing or cut short. What they held is stored anew where it is still "
             "among the files; earlier snapshots may have lost it. Check them with `restic check`."
         )
-
-
-async def _open_repository(
-    provider: StorageProvider, password: Any, options: BackupOptions
-) -> tuple[Repository | None, bool]:
-    if not options.dry_run:
-        return await open_or_create(provider, password)
-    try:
-        return await Repository.open(provider, password.get_secret_value()), False
-    except RepositoryMissingError:
-        return None, False
 
 
 def _rules(options: BackupOptions, own: frozenset[tuple[int, int]]) -> ExcludeRules:
@@ -150,7 +134,3 @@ def default_threads() -> int:
     More only contend for the interpreter: on two cores, four threads take a fifth longer than two.
     """
     return max(2, min(16, os.cpu_count() or 1))
-
-
-def _short_id(repository: Repository | None) -> str:
-    return repository.config.id[:10] if repository is not None else ""

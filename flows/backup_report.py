@@ -5,20 +5,22 @@ from __future__ import annotations
 import os
 import socket
 import time
+from typing import Any
 
 from prefect.runtime import flow_run as runtime
 
 from backupiq import __version__
 from backupiq.archive.session import BackupSession
 from backupiq.discovery.sources import clean
+from backupiq.errors import DegradedRunError, PartialBackupError
 from backupiq.profile import BackupOptions
 from backupiq.reports import BackupReport
 from backupiq.repository.gojson import format_time_ns
 from backupiq.repository.snapshot import Snapshot, Summary
 from backupiq.telemetry.text import printable_path
+from flows.backup_destinations import Destinations
 from flows.backup_open import Opened
 from flows.context import RunContext
-from flows.naming import destination_label
 from flows.opening import absolute, user_name
 from flows.portable import json_text
 
@@ -61,14 +63,19 @@ def make_report(
     run: RunContext, options: BackupOptions, opened: Opened, session: BackupSession, snapshot_id: str | None
 ) -> BackupReport:
     _, _, plain, stored = session.counts
-    trees, changes, publisher = session.tree_counts, session.changes, session.publisher
+    trees, changes = session.tree_counts, session.changes
     unreadable = [{"path": printable_path(item.path), "reason": item.reason} for item in session.unreadable]
-    sent = publisher.bytes_sent if publisher else 0
+    found = opened.destinations
+    outcomes = _outcomes(found)
+    behind = [each["name"] for each in outcomes if not each["complete"]]
+    for each in outcomes:
+        if not each["complete"] and snapshot_id is not None:
+            session.warn(f"{each['name']} is not up to date: {each['error']} {DegradedRunError.hint}")
     return BackupReport(
         snapshot_id=snapshot_id,
         parent_id=opened.parent[0] if opened.parent else None,
         repository_id=opened.repository.config.id if opened.repository else "",
-        created_repository=opened.created,
+        created_repository=bool(found and found.created),
         paths=[printable_path(clean(path)[0]) for path in options.paths],
         files_new=changes.files_new,
         files_changed=changes.files_changed,
@@ -81,15 +88,36 @@ def make_report(
         bytes_read=session.bytes_read,
         data_added=changes.bytes_to_read if options.dry_run else plain,
         data_added_packed=stored,
-        bytes_sent=sent,
+        bytes_sent=found.lanes.bytes_sent if found else 0,
         bytes_resumed=opened.resumed,
         seconds=time.perf_counter() - (run.flow_began or opened.began),
         seconds_prefect=run.seconds_before_flow,
         unreadable=unreadable,
         warnings=session.warnings,
         excluded=session.excluded,
-        destinations=[{"name": destination_label(options.to[0]), "complete": snapshot_id is not None, "bytes": sent}],
+        destinations=outcomes,
         flow_run_id=str(runtime.id) if runtime.id else None,
         flow_run_name=runtime.name,
-        exit_code=3 if unreadable else 0,
+        exit_code=DegradedRunError.exit_code if behind else PartialBackupError.exit_code if unreadable else 0,
     )
+
+
+def _outcomes(found: Destinations | None) -> list[dict[str, Any]]:
+    """What became of each destination; bytes are those sent there as packs, indexes and the snapshot."""
+    if found is None:
+        return []
+    lanes = [
+        {
+            "name": lane.name,
+            "complete": lane.name in found.complete,
+            "bytes": lane.publisher.bytes_sent,
+            "objects_caught_up": found.caught_up.get(lane.name, 0),
+            "error": "" if lane.name in found.complete or lane.error is None else lane.error.message,
+        }
+        for lane in found.lanes.lanes
+    ]
+    skipped = [
+        {"name": name, "complete": False, "bytes": 0, "objects_caught_up": 0, "error": error.message}
+        for name, error in found.skipped.items()
+    ]
+    return lanes + skipped

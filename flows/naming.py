@@ -23,6 +23,11 @@ def destination_label(destination: str) -> str:
     return printable_path(os.fsencode(re.sub(r"//[^/@]*@", "//", text))) if found else short_list([text])
 
 
+def tag_of(kind: str) -> str:
+    """The tag of tasks that upload to destinations of that kind."""
+    return f"backupiq-{kind}"
+
+
 def human_bytes(size: float) -> str:
     """Bytes for a person, in binary units: ``1.5 GiB``."""
     for unit in ("B", "KiB", "MiB", "GiB", "TiB"):

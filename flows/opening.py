@@ -9,22 +9,21 @@ import os
 import re
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from pydantic import SecretStr
 
-from backupiq.archive.publisher import adopt_orphans
 from backupiq.discovery.sources import clean
 from backupiq.errors import (
     BackupIQError,
-    MissingConfigurationError,
     RepositoryExistsError,
     RepositoryMissingError,
+    StorageError,
     StorageNotFoundError,
 )
 from backupiq.passwords import PasswordSources, find_password, missing_password
-from backupiq.repository.locking import list_locks
+from backupiq.repository.lockfile import LockFile
 from backupiq.repository.repository import FileType, Repository
 from backupiq.repository.snapshot import Snapshot, find_parent
 from backupiq.storage.local import LocalProvider
@@ -37,12 +36,12 @@ TEMPORARY_FILES_ARE_DEAD_AFTER = 24 * 3600.0
 log = get_logger("backupiq.flows.opening")
 
 
-def resolve_password(run: RunContext, location: str, key_block: str | None) -> SecretStr:
+def resolve_password(run: RunContext, locations: Sequence[str], key_block: str | None) -> SecretStr:
     """The password of this run: the caller's, else that of the block or the environment of the process."""
     if run.password is not None:
         register_secret(run.password.get_secret_value())
         return run.password
-    found = find_password(PasswordSources(block=key_block), [location], note=run.progress.note)
+    found = find_password(PasswordSources(block=key_block), locations, note=run.progress.note)
     if found is None:
         raise missing_password()
     return found.secret
@@ -54,7 +53,7 @@ async def open_or_create(provider: StorageProvider, password: SecretStr) -> tupl
     try:
         return await Repository.open(provider, secret), False
     except RepositoryMissingError:
-        await _refuse_strangers(provider)
+        await refuse_strangers(provider)
     try:
         made = await Repository.init(
             provider, secret, hostname=socket.gethostname(), username=user_name(), now_ns=time.time_ns()
@@ -65,8 +64,8 @@ async def open_or_create(provider: StorageProvider, password: SecretStr) -> tupl
     return made, True
 
 
-async def _refuse_strangers(provider: StorageProvider) -> None:
-    """A folder that holds other things, or parts of a repository, is left alone."""
+async def refuse_strangers(provider: StorageProvider) -> None:
+    """RepositoryMissingError for a destination that holds other things, or parts of a repository: it is left alone."""
     part = re.compile(rf"({FileType.PACK}/[0-9a-f]{{2}}|{FileType.INDEX}|{FileType.SNAPSHOT})/[0-9a-f]{{64}}")
     try:
         async for info in provider.list_files():
@@ -84,19 +83,18 @@ async def _refuse_strangers(provider: StorageProvider) -> None:
         return
 
 
-async def adopt_what_was_left(repository: Repository) -> int:
-    """Make an interrupted run's packs usable; returns their bytes. Does nothing while others use the repository.
-
-    The caller holds a lock.
-    """
+def is_alone(locks: Iterable[tuple[str, LockFile]]) -> bool:
+    """Whether every lock is of this process: nobody else uses the repository."""
     own = (socket.gethostname(), os.getpid())
-    if any((lock.hostname, lock.pid) != own for _, lock in await list_locks(repository)):
-        return 0
-    await repository.provider.sweep_temporary_files(TEMPORARY_FILES_ARE_DEAD_AFTER)
-    packs, size = await adopt_orphans(repository)
-    if packs:
-        log.info("run.resumed", packs=packs, bytes=size)
-    return size
+    return all((lock.hostname, lock.pid) == own for _, lock in locks)
+
+
+async def sweep(provider: StorageProvider) -> None:
+    """Remove what uploads left that were killed long ago; a destination that refuses keeps it."""
+    try:
+        await provider.sweep_temporary_files(TEMPORARY_FILES_ARE_DEAD_AFTER)
+    except StorageError as error:
+        log.warning("sweep.refused", destination=provider.location, error=error.code)
 
 
 async def choose_parent(
@@ -149,10 +147,3 @@ def user_name() -> str:
 def absolute(path: str) -> str:
     """A source's path as snapshots name it."""
     return json_text(os.fsdecode(clean(path)[0]))
-
-
-def only_destination(destinations: Sequence[str]) -> str:
-    """The one destination of a run."""
-    if len(destinations) != 1:
-        raise MissingConfigurationError("Give one destination with --to; several in one run are not available yet.")
-    return destinations[0]

@@ -119,7 +119,14 @@ async def report_backup(report: BackupReport) -> None:
         return
     await _artifact(acreate_markdown_artifact(key="backup-summary", markdown=backup_markdown(report)))
     rows = [
-        {"destination": d["name"], "complete": d["complete"], "bytes sent": d["bytes"]} for d in report.destinations
+        {
+            "destination": d["name"],
+            "complete": d["complete"],
+            "bytes sent": d["bytes"],
+            "objects caught up": d["objects_caught_up"],
+            "why not": d["error"],
+        }
+        for d in report.destinations
     ]
     await _artifact(acreate_table_artifact(key="backup-destinations", table=rows))
     if report.unreadable:

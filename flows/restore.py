@@ -25,12 +25,12 @@ from backupiq.repository.repository import Repository
 from backupiq.repository.snapshot import Snapshot, resolve_snapshot
 from backupiq.telemetry import bind_run, get_logger
 from backupiq.telemetry.text import printable_path
-from blocks.destinations import provider_for
 from flows.cancel import cancellable, current_flow_run_id
 from flows.context import RunContext, current_run
 from flows.naming import destination_label, short_list
-from flows.opening import absolute, resolve_password
+from flows.opening import absolute
 from flows.portable import from_prefect
+from flows.replicas import open_to_read, replica_list
 from flows.reporting import FlowProgress, report_restore, tell_prefect
 from flows.tasks.options import STEP
 
@@ -39,7 +39,8 @@ log = get_logger("backupiq.flows.restore")
 
 def _run_name() -> str:
     options: RestoreOptions = from_prefect(runtime.parameters["options"])
-    return f"restore {options.snapshot[:8]} of {destination_label(options.repo)} -> {short_list([options.target])}"
+    replicas = short_list(map(destination_label, replica_list(options.repo)))
+    return f"restore {options.snapshot[:8]} of {replicas} -> {short_list([options.target])}"
 
 
 @flow(name="restore", flow_run_name=_run_name, persist_result=False, log_prints=False)
@@ -164,10 +165,7 @@ def _active() -> _Work:
 @contextlib.asynccontextmanager
 async def _open(run: RunContext, options: RestoreOptions, key_block: str | None) -> AsyncIterator[_Work]:
     async with contextlib.AsyncExitStack() as stack:
-        provider = await stack.enter_async_context(provider_for(options.repo))
-        password = resolve_password(run, provider.location, key_block)
-        run.progress.stage("opening the repository")
-        repository = await Repository.open(provider, password.get_secret_value())
+        repository = await stack.enter_async_context(open_to_read(run, replica_list(options.repo), key_block))
         locked = lock_for_reading(repository, retry_for=options.retry_lock, note=run.progress.note)
         await stack.enter_async_context(locked)
         snapshot_id, snapshot = await _choose(repository, options)

@@ -1,4 +1,4 @@
-"""Finished packs on their way to a destination: filled by packing threads, emptied by upload tasks."""
+"""Finished packs on their way to one destination: filled by packing, emptied by upload tasks."""
 
 from __future__ import annotations
 
@@ -18,12 +18,19 @@ class Delivery:
 
     Invariants: ``put`` and ``close`` may be called from any thread, ``send`` by one task at a time; a pack leaves
     ``waiting`` only when the destination has confirmed it, so calling ``send`` again after a failure sends exactly what
-    is missing; ``on_confirmed`` is called once for each pack.
+    is missing; ``on_confirmed`` is called once for each pack. ``may_move`` tells whether the destination may take the
+    pack's file away, since no other one needs it.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, on_confirmed: Callable[[FinishedPack], None]) -> None:
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        on_confirmed: Callable[[FinishedPack], None],
+        may_move: Callable[[FinishedPack], bool] = lambda _: True,
+    ) -> None:
         self._loop = loop
         self._on_confirmed = on_confirmed
+        self._may_move = may_move
         self._changed = asyncio.Event()
         self._closed = False
         self.waiting: dict[bytes, FinishedPack] = {}
@@ -32,11 +39,22 @@ class Delivery:
 
     def put(self, pack: FinishedPack) -> None:
         """Hand over a finished pack; from now on its spool file is this object's."""
-        self._loop.call_soon_threadsafe(self._put, pack)
+        self._loop.call_soon_threadsafe(self.take, pack)
 
-    def _put(self, pack: FinishedPack) -> None:
+    def take(self, pack: FinishedPack) -> None:
+        """The same, called in the event loop."""
         self.waiting[pack.id] = pack
         self._changed.set()
+
+    def drop(self) -> None:
+        """Forget what waits, in the event loop: the destination is given up, or gets it another way."""
+        self.waiting.clear()
+        self._changed.set()
+
+    @property
+    def closed(self) -> bool:
+        """Whether no more packs will come."""
+        return self._closed
 
     def close(self) -> None:
         """No more packs will come."""
@@ -85,11 +103,12 @@ class Delivery:
         name = pack.id.hex()
         key = pack_key(name)
         if await asyncio.to_thread(pack.path.exists):
-            await provider.upload_file(pack.path, key, durable=True, move=True, sha256=name)
+            await provider.upload_file(pack.path, key, durable=True, move=self._may_move(pack), sha256=name)
         elif (await provider.get_file_info(key)).size != pack.size:
             # An earlier try moved the file there and failed before it could say so; then it must be there whole.
             raise StorageCorruptError(f"The pack {name} is not whole at the destination. {StorageCorruptError.hint}")
-        self.waiting.pop(pack.id, None)
+        if self.waiting.pop(pack.id, None) is None:
+            return  # dropped meanwhile, and no longer anybody's
         self.packs += 1
         self.bytes += pack.size
         self._on_confirmed(pack)

@@ -14,14 +14,13 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from backupiq.archive.safe_tree import CLOSE_ON_EXEC, NO_FOLLOW, Place
-from backupiq.archive.xattrs import Xattr, write_xattrs
+from backupiq.archive.xattrs import Xattr, has_xattrs, write_xattrs
 from backupiq.errors import (
     BackupIQError,
     DiskFullError,
     RestoreWriteError,
     TooManyOpenFilesError,
 )
-from backupiq.telemetry.text import printable_path
 
 _FULL = frozenset(number for name in ("ENOSPC", "EDQUOT") if (number := getattr(errno, name, None)) is not None)
 _NO_DESCRIPTORS = frozenset({errno.EMFILE, errno.ENFILE})
@@ -39,6 +38,11 @@ class Attributes(NamedTuple):
     xattrs: tuple[Xattr, ...] = ()
 
 
+def is_plain(wanted: Attributes) -> bool:
+    """Whether a file can be created with its final mode: no setuid and the like, no attributes, and we may write it."""
+    return not wanted.xattrs and not wanted.mode & ~0o777 and bool(wanted.mode & stat.S_IWUSR)
+
+
 @dataclass(frozen=True, slots=True)
 class RestoreProblem:
     """One item that could not be restored, or not completely.
@@ -54,6 +58,8 @@ class RestoreProblem:
 
     def to_dict(self) -> dict[str, str]:
         """The problem as plain JSON values, the path escaped for printing."""
+        from backupiq.telemetry.text import printable_path
+
         return {"path": printable_path(self.path), "what": self.what, "reason": self.reason, "code": self.code}
 
     @classmethod
@@ -122,6 +128,34 @@ class MetadataWriter:
             os.fchmod(fd, mode)
         except OSError as error:
             failed.append(("permissions", error))
+        try:
+            os.utime(fd, ns=(atime_ns, mtime_ns))
+        except (OSError, OverflowError) as error:
+            failed.append(("times", error))
+        return failed
+
+    def came_out_plain(self, fd: int, wanted: Attributes) -> os.stat_result | None:
+        """Look at a file that was just created with the mode ``wanted`` names: its state, if that became its mode and
+        nothing (a default ACL of its folder, a security module) gave it extended attributes; else ``None``.
+
+        The next file that this process creates in the same folder with that mode comes out the same, as long as nobody
+        changes the folder.
+        """
+        found = os.fstat(fd)
+        if stat.S_IMODE(found.st_mode) != wanted.mode or has_xattrs(fd):
+            return None
+        return found
+
+    def apply_plain(
+        self, fd: int, found: os.stat_result, wanted: Attributes, mtime_ns: int, atime_ns: int
+    ) -> list[Failure]:
+        """To a new file like the one that `came_out_plain` and gave ``found``: only its owner and times are missing.
+
+        ``wanted`` must be plain (`is_plain`). Returns the steps that failed; never raises ``OSError``.
+        """
+        failed: list[Failure] = []
+        if found.st_uid != wanted.uid or found.st_gid != wanted.gid:
+            self._chown(fd, None, found, wanted, failed)
         try:
             os.utime(fd, ns=(atime_ns, mtime_ns))
         except (OSError, OverflowError) as error:

@@ -7,10 +7,12 @@ is durable before the snapshot that needs it.
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 
-from backupiq.errors import RepositoryDamagedError, StorageError
+from backupiq.errors import RepositoryDamagedError, StorageCorruptError, StorageError
+from backupiq.repository.crypto import MasterKey
 from backupiq.repository.envelope import encode_unpacked
 from backupiq.repository.index import encode_index
 from backupiq.repository.pack import FinishedPack, PackBlob, packed_size
@@ -25,32 +27,132 @@ HEADERS_AT_ONCE = 8
 log = get_logger("backupiq.archive.publisher")
 
 
-class Publisher:
-    """Keeps the packs that are confirmed at the destination and not yet named by an index.
+@dataclasses.dataclass(frozen=True, slots=True)
+class Segment:
+    """An index file, sealed once so that all replicas hold the same bytes, and the packs that it names."""
 
-    Invariants: ``confirm`` and the coroutines are called from one event loop; a pack is named by exactly one index of
-    this run; no index names a pack that was not confirmed.
+    packs: frozenset[bytes]
+    blobs: int
+    stored: bytes
+
+
+class IndexBook:
+    """The packs of a run that no index names yet, and the index files made of them.
+
+    Invariants: used in one event loop; each pack is named by exactly one segment, and only once some destination has
+    confirmed it; segments are kept until every reader has passed them.
     """
 
-    def __init__(self, repository: Repository, *, clock: Callable[[], float] = time.monotonic) -> None:
-        self._repository = repository
+    def __init__(self, master: MasterKey, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._master = master
         self._clock = clock
-        self._unindexed: list[tuple[bytes, Sequence[PackBlob]]] = []
+        self._pending: list[tuple[bytes, Sequence[PackBlob]]] = []
+        self._known: set[bytes] = set()
         self._blobs = 0
         self._last = clock()
+        self._cutting = asyncio.Lock()
+        self._first = 0
+        self._segments: list[Segment] = []
+        self._readers: dict[int, int] = {}
+        self._snapshot: tuple[bytes, bytes] | None = None
+
+    def note(self, pack: FinishedPack) -> None:
+        """Some destination holds this pack."""
+        if pack.id not in self._known:
+            self._known.add(pack.id)
+            self._pending.append((pack.id, pack.blobs))
+            self._blobs += len(pack.blobs)
+
+    @property
+    def due(self) -> bool:
+        """Whether enough has come together for an interim index: 50,000 blobs, or anything after 5 minutes."""
+        return self._blobs >= INDEX_BLOBS or (self._blobs > 0 and self._clock() - self._last >= INDEX_SECONDS)
+
+    async def cut(self, packs: Container[bytes]) -> None:
+        """Make segments of about 50,000 blobs of the pending packs that are among ``packs``."""
+        async with self._cutting:
+            part: list[tuple[bytes, Sequence[PackBlob]]] = []
+            blobs = 0
+            for pack in [pack for pack in self._pending if pack[0] in packs]:
+                if part and blobs + len(pack[1]) > INDEX_BLOBS:
+                    await self._seal(part, blobs)
+                    part, blobs = [], 0
+                part.append(pack)
+                blobs += len(pack[1])
+            if part:
+                await self._seal(part, blobs)
+            self._last = self._clock()
+
+    async def _seal(self, part: Sequence[tuple[bytes, Sequence[PackBlob]]], blobs: int) -> None:
+        stored = await asyncio.to_thread(lambda: encode_unpacked(self._master, encode_index(part)))
+        named = frozenset(pack for pack, _ in part)
+        self._pending = [pack for pack in self._pending if pack[0] not in named]
+        self._blobs -= blobs
+        self._segments.append(Segment(named, blobs, stored))
+
+    def seal_snapshot(self, snapshot: Snapshot) -> bytes:
+        """The snapshot's sealed bytes: the same at every call with the same snapshot."""
+        json = encode_snapshot(snapshot)
+        if self._snapshot is None or self._snapshot[0] != json:
+            self._snapshot = json, encode_unpacked(self._master, json)
+        return self._snapshot[1]
+
+    # --- readers ------------------------------------------------------------------------------------------------------
+
+    def add_reader(self) -> int:
+        """A new reader, at the first segment; its number."""
+        number = len(self._readers) if not self._readers else max(self._readers) + 1
+        self._readers[number] = self._first
+        return number
+
+    def current(self, reader: int) -> Segment | None:
+        """The segment that the reader is at; None when it has passed all there are."""
+        at = self._readers[reader] - self._first
+        return self._segments[at] if at < len(self._segments) else None
+
+    def advance(self, reader: int) -> None:
+        """The reader has passed its segment."""
+        self._readers[reader] += 1
+        self._forget()
+
+    def remove_reader(self, reader: int) -> None:
+        """The reader needs no more segments."""
+        self._readers.pop(reader, None)
+        self._forget()
+
+    def _forget(self) -> None:
+        passed = min(self._readers.values(), default=self._first) - self._first
+        del self._segments[:passed]
+        self._first += passed
+
+
+class Publisher:
+    """Names a run's packs in indexes at one destination, and publishes the snapshot there.
+
+    Invariants: ``confirm`` and the coroutines are called from one event loop; no index is written here that names a
+    pack which was not confirmed here; an index is written once.
+    """
+
+    def __init__(
+        self,
+        repository: Repository,
+        *,
+        book: IndexBook | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._repository = repository
+        self._book = book or IndexBook(repository.master, clock=clock)
+        self._reader = self._book.add_reader()
+        self._confirmed: set[bytes] = set()
         self._writing = asyncio.Lock()
-        # What was sealed and not yet confirmed: a second try stores the same bytes under the same name, so that an
-        # answer that was lost leaves no second copy.
-        self._index_begun: tuple[int, int, bytes] | None = None
-        self._snapshot_begun: tuple[bytes, bytes] | None = None
         self.packs = 0
         self.bytes_sent = 0
         self.indexes = 0
 
     def confirm(self, pack: FinishedPack) -> None:
         """The destination holds this pack."""
-        self._unindexed.append((pack.id, pack.blobs))
-        self._blobs += len(pack.blobs)
+        self._confirmed.add(pack.id)
+        self._book.note(pack)
         self.packs += 1
         self.bytes_sent += pack.size
 
@@ -59,62 +161,63 @@ class Publisher:
 
         An interrupted run is resumed from these. Returns whether an index was written.
         """
-        if self._blobs < INDEX_BLOBS and (not self._blobs or self._clock() - self._last < INDEX_SECONDS):
+        if not self._book.due and self._book.current(self._reader) is None:
             return False
-        await self.write_index()
-        return True
+        before = self.indexes
+        await self._write(cut=self._book.due)
+        return self.indexes > before
 
     async def write_index(self) -> None:
         """Name every pack that is confirmed by now, in files of about 50,000 blobs."""
+        await self._write(cut=True)
+
+    async def _write(self, *, cut: bool) -> None:
         async with self._writing:
             # What is confirmed while the flush runs may not be on the disk when it ends, and waits for the next index.
-            durable = len(self._unindexed)
-            if durable:
-                await self._repository.provider.flush()
-            while durable:
-                if self._index_begun is None:
-                    self._index_begun = await self._next_index(durable)
-                count, blobs, stored = self._index_begun
-                await self._repository.save_raw(FileType.INDEX, stored)
-                self._index_begun = None
-                del self._unindexed[:count]
-                durable -= count
-                self._blobs -= blobs
+            durable = frozenset(self._confirmed)
+            flushed = False
+            if cut:
+                await self._book.cut(durable)
+            while (segment := self._book.current(self._reader)) is not None:
+                if not segment.packs <= durable:
+                    return
+                if not flushed:
+                    await self._repository.provider.flush()
+                    flushed = True
+                await self._repository.save_raw(FileType.INDEX, segment.stored)
+                self._book.advance(self._reader)
                 self.indexes += 1
-                self.bytes_sent += len(stored)
-            self._last = self._clock()
+                self.bytes_sent += len(segment.stored)
 
     async def publish(self, snapshot: Snapshot) -> str:
-        """Write the last indexes and then the snapshot; returns its id in hex."""
+        """Write the last indexes and then the snapshot; returns its id in hex.
+
+        StorageCorruptError when an index names a pack that this destination has not confirmed: then it must be caught
+        up first.
+        """
         await self.write_index()
-        json = encode_snapshot(snapshot)
-        if self._snapshot_begun is None or self._snapshot_begun[0] != json:
-            self._snapshot_begun = json, encode_unpacked(self._repository.master, json)
-        stored = self._snapshot_begun[1]
+        if self._book.current(self._reader) is not None:
+            raise StorageCorruptError(
+                f"{self._repository.provider.location} lacks packs of this run. {StorageCorruptError.hint}"
+            )
+        stored = self._book.seal_snapshot(snapshot)
         snapshot_id = await self._repository.save_raw(FileType.SNAPSHOT, stored)
         self.bytes_sent += len(stored)
         return snapshot_id
 
-    async def _next_index(self, most: int) -> tuple[int, int, bytes]:
-        """Of the first ``most`` confirmed packs those that fit: how many, their blobs, the index that names them."""
-        part: list[tuple[bytes, Sequence[PackBlob]]] = []
-        blobs = 0
-        for pack in self._unindexed[:most]:
-            if part and blobs + len(pack[1]) > INDEX_BLOBS:
-                break
-            part.append(pack)
-            blobs += len(pack[1])
-        stored = await asyncio.to_thread(lambda: encode_unpacked(self._repository.master, encode_index(part)))
-        return len(part), blobs, stored
+    def retire(self) -> None:
+        """Nothing more is published here in this run; what was made for it may be forgotten."""
+        self._book.remove_reader(self._reader)
 
 
-async def forget_lost_packs(repository: Repository) -> int:
+async def forget_lost_packs(repository: Repository, listed: Mapping[str, int]) -> int:
     """Take packs that are not there, or cut short, out of the index in memory; returns how many.
 
     What they held counts as unknown from then on, so a backup reads and stores it again instead of relying on them. The
-    index must have been loaded before: whoever publishes an index has stored its packs by then.
+    index must have been loaded before the packs were ``listed`` (name to bytes): whoever publishes an index has stored
+    its packs by then.
     """
-    index, listed = repository.index, await repository.list_ids(FileType.PACK)
+    index = repository.index
     lost = {pack for pack in index.packs() if listed.get(pack.hex(), 0) <= index.pack_end(pack)}
     if lost:
         log.warning("packs.lost", packs=[pack.hex() for pack in sorted(lost)][:10], count=len(lost))
@@ -122,13 +225,17 @@ async def forget_lost_packs(repository: Repository) -> int:
     return len(lost)
 
 
-async def adopt_orphans(repository: Repository) -> tuple[int, int]:
+async def adopt_orphans(
+    repository: Repository, listed: Mapping[str, int], holders: Sequence[tuple[Repository, Container[str]]] = ()
+) -> tuple[int, int]:
     """Take packs that no index names, left by an interrupted run, into an index; returns how many and their bytes.
+
+    ``listed`` are the packs there are, name to bytes. The index is written to the repository, or to each of the
+    ``holders`` (a replica, and the packs it has) that has all that it names; others get it when they are caught up.
 
     Only for a run that is alone in the repository: the packs of a run under way are not in an index yet either. A pack
     whose header cannot be read, or does not account for every byte of it, is left alone.
     """
-    listed = await repository.list_ids(FileType.PACK)
     orphans = {name: size for name, size in listed.items() if not repository.index.has_pack(bytes.fromhex(name))}
     if not orphans:
         return 0, 0
@@ -154,7 +261,10 @@ async def adopt_orphans(repository: Repository) -> tuple[int, int]:
             part.append((bytes.fromhex(name), blobs))
             blobs_in_part += len(blobs)
             at += 1
-        await repository.save_file(FileType.INDEX, encode_index(part))
+        stored = await asyncio.to_thread(encode_unpacked, repository.master, encode_index(part))
+        for place, held in holders or [(repository, listed)]:
+            if all(pack_id.hex() in held for pack_id, _ in part):
+                await place.save_raw(FileType.INDEX, stored)
         for pack_id, blobs_of_pack in part:
             repository.index.add_pack(pack_id, blobs_of_pack)
     return len(adopted), sum(orphans[name] for name, _ in adopted)

@@ -95,11 +95,13 @@ async def execute_restore(
     modification time, "if-newer" replaces what is older than the snapshot's, "never" keeps everything. ``sparse``
     leaves holes for long runs of zeros. ``verify`` reads every file back. ``on_progress(files, bytes)`` is told how
     much of the plan is dealt with, ``on_problem`` each problem; both are called in the event loop. ``should_stop`` is
-    asked often, from several threads. A plan may be executed once.
+    asked often, from several threads. ``workers`` threads write; where many small files are to be written, and more
+    than one worker is allowed, helper processes write those. A plan may be executed once.
 
     One item's failure is a problem in the report. Raises ``DiskFullError``, ``TooManyOpenFilesError`` and
     ``RestoreWriteError`` (the target itself) at once, ``CancelledRunError`` when ``should_stop`` says so, and errors of
-    the destination that are not damage. However it ends, no thread works on and no unfinished file stays.
+    the destination that are not damage. However it ends, no thread or process works on and no
+    unfinished file stays.
     """
     began = clock()
     shown = printable_path(os.fsencode(target))
@@ -217,7 +219,7 @@ class _Execution:
 
     def _start_helpers(self) -> None:
         """Start helper processes if they pay. A system that has none to give is no reason not to restore."""
-        count = helpers_wanted(self._run)
+        count = helpers_wanted(self._run, len(self._writers))
         if not count:
             return
         try:

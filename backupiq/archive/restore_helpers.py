@@ -6,7 +6,6 @@ other. What they do is `restore_process`.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import threading
 from collections.abc import Iterable
@@ -30,14 +29,17 @@ from backupiq.archive.restore_run import ItemState, RestoreRun, new_token, tempo
 from backupiq.archive.restore_schedule import Ordinals, Wanted
 from backupiq.archive.restore_writer import TargetWriter
 from backupiq.archive.safe_tree import Place, SafeTree, remove
-from backupiq.archive.worker_process import MOST_PROCESSES, Ticket, WorkerProcess, can_start, processors, rebuilt
-from backupiq.errors import BackupIQError, RepositoryDamagedError, RestoreError
+from backupiq.archive.worker_process import MOST_PROCESSES, WorkerProcess, can_start, processors, rebuilt
+from backupiq.errors import RepositoryDamagedError, RestoreError
 from backupiq.repository.crypto import MasterKey
 from backupiq.repository.pack import damaged_pack
 from backupiq.repository.reader import SealedBatch
 
 PAYS_FROM = 4000
 """Files of one blob to write from which helpers are started: fewer are written before a helper is awake."""
+MOST_FILES = 1000
+MOST_BYTES = 2 << 20
+"""Files and stored bytes of one request, but for a single blob that is larger."""
 _FURTHEST_TIME = 1 << 63
 _ENCODER = msgspec.msgpack.Encoder()
 _REPORT = msgspec.msgpack.Decoder(Report)
@@ -46,10 +48,13 @@ Damaged = tuple[bytes, RepositoryDamagedError, Ordinals]
 """A damaged blob, its error, and the ordinals that still want it."""
 
 
-def helpers_wanted(run: RestoreRun) -> int:
-    """How many helpers the restore is worth: 0 where threads do as well, or where helpers cannot be had."""
+def helpers_wanted(run: RestoreRun, workers: int) -> int:
+    """How many helpers the restore is worth: 0 where threads do as well, or where helpers cannot be had.
+
+    A restore that is to have a single worker gets none.
+    """
     usable = min(processors(), MOST_PROCESSES)
-    if usable < 2 or not can_start():
+    if workers < 2 or usable < 2 or not can_start():
         return 0
     files = run.plan.files
     small = sum(run.rows[row] <= ItemState.REPLACE and files.blobs(row) == 1 for row in range(len(files)))
@@ -101,47 +106,38 @@ class Helpers:
             helper.process.wait_ready()
 
     def write(self, batch: SealedBatch, ordinals: Ordinals, writer: TargetWriter) -> list[Damaged]:
-        """Let a helper write the small files of a batch, while ``writer`` writes its share of the others.
+        """Let helpers write the small files of a batch, and ``writer`` the others.
 
         Blocks. Returns the damaged blobs; raises what ends the restore.
         """
-        orders = _Orders(self._run, batch, ordinals)
-        if not orders.blobs:
-            return orders.write_rest(writer, self._master)
+        share = _Share(self._run, batch, ordinals)
+        damaged: list[Damaged] = []
+        for request in share.requests:
+            self._run.check_stop()
+            damaged += self._ask(request, batch.pack)
+        return damaged + share.write_rest(writer, self._master)
+
+    def _ask(self, request: _Request, pack: bytes) -> list[Damaged]:
+        """Have the least busy helper answer a request, and take over what it did."""
         with self._lock:
             helper = min(self._helpers, key=lambda each: each.busy)
             helper.busy += 1
         try:
-            ticket = helper.process.send(_ENCODER.encode(orders.blobs), *orders.parts)
-            try:
-                damaged = orders.write_rest(writer, self._master)
-            except BaseException:
-                with contextlib.suppress(BackupIQError):
-                    self._receive(helper, ticket, orders)
-                raise
-            report = self._receive(helper, ticket, orders)
+            answer = helper.process.ask(_ENCODER.encode(request.blobs), *request.parts)
         finally:
             with self._lock:
                 helper.busy -= 1
-        if report.fatal is not None:
-            raise rebuilt(*report.fatal)
-        for place, reason in report.damaged:
-            blob_id = orders.blobs[place][0]
-            error = damaged_pack(batch.pack.hex(), "holds a damaged blob", blob=blob_id.hex(), reason=reason)
-            damaged.append((blob_id, error, {blob_id: orders.small[place]}))
-        return damaged
-
-    def _receive(self, helper: _Helper, ticket: Ticket, orders: _Orders) -> Report:
-        """Take over what a helper did."""
-        report = _REPORT.decode(helper.process.receive(ticket).head)
+        report = _REPORT.decode(answer.head)
         run = self._run
-        run.take_over(orders.rows(), report.states, report.written)
+        run.take_over(request.rows(), report.states, report.written)
         run.advance(report.size)
         for problem in report.problems:
             run.problem(RestoreProblem(*problem))
         with self._lock:
             self.owners_kept += report.owners_kept
-        return report
+        if report.fatal is not None:
+            raise rebuilt(*report.fatal)
+        return [request.damaged(place, pack, reason) for place, reason in report.damaged]
 
     def ask_to_stop(self) -> None:
         """Let them end after the file they are at; who waits for one of them is woken."""
@@ -204,37 +200,71 @@ def _setup(run: RestoreRun, target: Path, master: MasterKey, token: bytes, ident
     )
 
 
-class _Orders:
-    """A batch, divided: blobs that small files are made of, with their stored bytes, and the rest."""
+class _Request:
+    """Blobs that small files are made of, with their stored bytes."""
 
-    def __init__(self, run: RestoreRun, batch: SealedBatch, ordinals: Ordinals) -> None:
+    __slots__ = ("blobs", "file_count", "parts", "size", "small")
+
+    def __init__(self) -> None:
         self.blobs: list[BlobOrder] = []
         self.parts: list[memoryview] = []
-        self.small: list[int | list[int]] = []
+        self.small: list[list[int]] = []
         """The ordinals of each blob's small files."""
+        self.size = 0
+        self.file_count = 0
+
+    def add(
+        self, stored: memoryview, blob_id: bytes, plain_length: int, small: list[int], files: list[FileOrder]
+    ) -> None:
+        """Add a blob and the files it is all of."""
+        self.blobs.append((blob_id, self.size, len(stored), plain_length, files))
+        self.parts.append(stored)
+        self.small.append(small)
+        self.size += len(stored)
+        self.file_count += len(files)
+
+    def is_full(self, more: int) -> bool:
+        """Whether a blob of ``more`` stored bytes is to go into another request."""
+        return self.file_count >= MOST_FILES or (self.size > 0 and self.size + more > MOST_BYTES)
+
+    def rows(self) -> list[int]:
+        """The files' rows, in the order asked for."""
+        return [file[0] for blob in self.blobs for file in blob[4]]
+
+    def damaged(self, place: int, pack: bytes, reason: str) -> Damaged:
+        """The blob at that place, which turned out damaged."""
+        blob_id = self.blobs[place][0]
+        error = damaged_pack(pack.hex(), "holds a damaged blob", blob=blob_id.hex(), reason=reason)
+        return blob_id, error, {blob_id: list(self.small[place])}
+
+
+class _Share:
+    """A batch, divided into requests to helpers and the rest."""
+
+    def __init__(self, run: RestoreRun, batch: SealedBatch, ordinals: Ordinals) -> None:
+        self.requests: list[_Request] = []
         self._run = run
         self._batch = batch
         self._rest: Wanted = []
         self._rest_ordinals: Ordinals = {}
         view = memoryview(batch.data)
-        at = 0
         for blob_id, location in batch.wanted:
             wanted = ordinals[blob_id]
             small, rest, files = self._divide((wanted,) if isinstance(wanted, int) else wanted)
             if rest:
                 self._rest.append((blob_id, location))
                 self._rest_ordinals[blob_id] = rest
-            if files:
-                start = location.offset - batch.offset
-                self.parts.append(view[start : start + location.length])
-                self.blobs.append((blob_id, at, location.length, location.uncompressed_length, files))
-                self.small.append(small)
-                at += location.length
+            start = location.offset - batch.offset
+            stored = view[start : start + location.length]
+            for at in range(0, len(files), MOST_FILES):
+                if not self.requests or self.requests[-1].is_full(len(stored)):
+                    self.requests.append(_Request())
+                part = slice(at, at + MOST_FILES)
+                self.requests[-1].add(stored, blob_id, location.uncompressed_length, small[part], files[part])
 
     def _divide(self, wanted: Iterable[int]) -> tuple[list[int], list[int], list[FileOrder]]:
         """Ordinals for a helper, ordinals that are not, and the former as files."""
-        run = self._run
-        files, rows = run.plan.files, run.rows
+        files, rows = self._run.plan.files, self._run.rows
         small: list[int] = []
         rest: list[int] = []
         orders: list[FileOrder] = []
@@ -243,25 +273,11 @@ class _Orders:
             mtime, atime = files.mtime[row], files.atime[row]
             if files.blobs(row) != 1 or not _near(mtime) or not _near(atime):
                 rest.append(ordinal)
-            elif rows[row] <= ItemState.REPLACE:
+            elif (state := rows[row]) <= ItemState.REPLACE:
+                name, size = files.names[row], files.size[row]
+                orders.append((row, files.folder[row], name, size, mtime, atime, files.attributes[row], state))
                 small.append(ordinal)
-                orders.append(
-                    (
-                        row,
-                        files.folder[row],
-                        files.names[row],
-                        files.size[row],
-                        mtime,
-                        atime,
-                        files.attributes[row],
-                        rows[row],
-                    )
-                )
         return small, rest, orders
-
-    def rows(self) -> list[int]:
-        """The small files' rows, in the order asked for."""
-        return [order[0] for blob in self.blobs for order in blob[4]]
 
     def write_rest(self, writer: TargetWriter, master: MasterKey) -> list[Damaged]:
         """Write what is no helper's work; the damaged blobs of it."""

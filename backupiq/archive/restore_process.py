@@ -90,7 +90,7 @@ class _MarkingWriter(TargetWriter):
     """Says in the shared page which file it is at, so that an unfinished one is found if this process is killed."""
 
     def __init__(self, run: RestoreRun, tree: SafeTree, page: mmap.mmap) -> None:
-        super().__init__(run, tree, None)
+        super().__init__(run, tree, None, no_umask=True)
         self.numbers: list[int] = []
         self._page = page
 
@@ -196,4 +196,5 @@ def _open_target(setup: Setup, folders: list[PlannedFolder]) -> SafeTree:
 
 def start_worker(setup: bytes, child: Child) -> Handler:
     """The handler of one restore's requests; ``setup`` is a `Setup`."""
+    os.umask(0)
     return _Restorer(msgspec.msgpack.decode(setup, type=Setup), child)

@@ -11,7 +11,7 @@ from array import array
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
-from backupiq.archive.metadata import APPLIES_TO_OPEN, MetadataWriter, fatal_among, raise_if_fatal
+from backupiq.archive.metadata import APPLIES_TO_OPEN, Attributes, MetadataWriter, fatal_among, is_plain, raise_if_fatal
 from backupiq.archive.restore_run import ItemState, PartialFile, RestoreRun
 from backupiq.archive.safe_tree import CLOSE_ON_EXEC, NEW_FILE_FLAGS, NO_FOLLOW, Place, SafeTree, remove
 from backupiq.errors import BackupIQError, RestoreError, RestoreWriteError, UnsafePathError
@@ -25,19 +25,27 @@ _HOLE = 64 << 10
 _ZEROS = bytes(_HOLE)
 _REOPEN_FLAGS = os.O_WRONLY | NO_FOLLOW | CLOSE_ON_EXEC
 _MODE = 0o600
+_MOST_KINDS = 4096
 
 Opened = Iterable[tuple[bytes, bytes]]
 Ordinals = dict[bytes, int | list[int]]
 
 
 class TargetWriter:
-    """One worker's hands: its own folder descriptors and metadata writer. One thread at a time may use it."""
+    """One worker's hands: its own folder descriptors and metadata writer. One thread at a time may use it.
 
-    def __init__(self, run: RestoreRun, tree: SafeTree, index: MasterIndex | None) -> None:
+    ``index`` is needed for files of several blobs. ``no_umask``: this process's umask is 0 and stays so. Then a plain
+    file in a folder that this run made (closed to others until its end) is created with its final mode, and what the
+    first of a kind came out as is not asked again for the others.
+    """
+
+    def __init__(self, run: RestoreRun, tree: SafeTree, index: MasterIndex | None, *, no_umask: bool = False) -> None:
         self.run = run
         self.tree = tree
         self.metadata = MetadataWriter()
         self._index = index
+        self._plain: dict[tuple[int, int], os.stat_result] | None = {} if no_umask and APPLIES_TO_OPEN else None
+        """By folder and attributes: the first plain file, as it came out."""
 
     def write_blobs(self, opened: Opened, ordinals: Ordinals) -> None:
         """Write each blob (id, plaintext) wherever the plan wants it: ``ordinals`` by blob id.
@@ -91,24 +99,31 @@ class TargetWriter:
 
     def _write_whole(self, row: int, data: bytes) -> None:
         """Create a file of at most one blob, with everything."""
-        files = self.run.plan.files
+        run = self.run
+        files = run.plan.files
         name = files.names[row]
         place = self.tree.place(files.folder[row])
-        direct = self.run.rows[row] == ItemState.DIRECT
-        used = name if direct else self.run.temporary_name()
-        fd = os.open(place.at(used), NEW_FILE_FLAGS, _MODE, dir_fd=place.fd)
+        direct = run.rows[row] == ItemState.DIRECT
+        used = name if direct else run.temporary_name()
+        wanted = run.plan.attributes.items[files.attributes[row]]
+        plain = direct and self._plain is not None and is_plain(wanted)
+        fd = os.open(place.at(used), NEW_FILE_FLAGS, wanted.mode if plain else _MODE, dir_fd=place.fd)
         try:
             try:
-                if self.run.sparse and len(data) >= _HOLE:
+                if run.sparse and len(data) >= _HOLE:
                     _write_sparse(fd, data, 0)
                     if data.endswith(b"\0"):  # it may end in a hole, which nothing written makes it reach
                         os.ftruncate(fd, len(data))
                 else:
                     _write(fd, data)
-                self._settle(fd, row)
+                if plain:
+                    self._settle_plain(fd, row, wanted)
+                else:
+                    self._settle(fd, row)
             finally:
                 os.close(fd)
-            self._move_in(place, used, name, row)
+            if not plain:
+                self._move_in(place, used, name, row)
         except BaseException:
             remove(place, used)
             raise
@@ -198,6 +213,24 @@ class TargetWriter:
             failed = self.metadata.apply_open(fd, os.fstat(fd), wanted, files.mtime[row], files.atime[row])
             if failed:
                 self.report(files.folder[row], files.names[row], failed)
+
+    def _settle_plain(self, fd: int, row: int, wanted: Attributes) -> None:
+        """The metadata of a file that was created with its final mode."""
+        assert self._plain is not None  # noqa: S101 - whoever creates files so has it
+        files = self.run.plan.files
+        kind = files.folder[row], files.attributes[row]
+        found = self._plain.get(kind)
+        if found is None:
+            found = self.metadata.came_out_plain(fd, wanted)
+            if found is None:
+                self._settle(fd, row)
+                return
+            if len(self._plain) >= _MOST_KINDS:
+                self._plain.clear()
+            self._plain[kind] = found
+        failed = self.metadata.apply_plain(fd, found, wanted, files.mtime[row], files.atime[row])
+        if failed:
+            self.report(files.folder[row], files.names[row], failed)
 
     def _move_in(self, place: Place, used: bytes, name: bytes, row: int) -> None:
         if not APPLIES_TO_OPEN:

@@ -16,7 +16,6 @@ from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 from backupiq.errors import RestoreConflictError, UnsafePathError
-from backupiq.telemetry.text import printable_path
 
 HAVE_DESCRIPTORS = {os.open, os.mkdir, os.stat, os.unlink, os.rename, os.symlink} <= os.supports_dir_fd
 
@@ -51,9 +50,7 @@ class Place(NamedTuple):
         if self.fd is not None:
             return name
         if not _LEADS_ELSEWHERE.isdisjoint(name) or name in (b"", b".", b".."):
-            raise UnsafePathError(
-                f"The name {printable_path(name)} cannot be stored safely in a folder of this system."
-            )
+            raise UnsafePathError(f"The name {_printable(name)} cannot be stored safely in a folder of this system.")
         return os.path.join(self.path, name)
 
 
@@ -145,12 +142,12 @@ class SafeTree:
     def _refuse(mode: int, name: bytes) -> None:
         if stat.S_ISLNK(mode):
             raise UnsafePathError(
-                f"A symlink stands in the target where the folder {printable_path(name)} belongs. "
+                f"A symlink stands in the target where the folder {_printable(name)} belongs. "
                 "Nothing was written through it; remove it, or restore into another folder."
             )
         if not stat.S_ISDIR(mode):
             raise RestoreConflictError(
-                f"Something that is not a folder stands in the target where the folder {printable_path(name)} belongs. "
+                f"Something that is not a folder stands in the target where the folder {_printable(name)} belongs. "
                 "Move it away, or restore into another folder."
             )
 
@@ -158,6 +155,13 @@ class SafeTree:
     def _shut(place: Place) -> None:
         if place.fd is not None:
             os.close(place.fd)
+
+
+def _printable(name: bytes) -> str:
+    # Imported when needed: helper processes wait for all that is imported at their start.
+    from backupiq.telemetry.text import printable_path
+
+    return printable_path(name)
 
 
 def lstat(place: Place, name: bytes) -> os.stat_result | None:

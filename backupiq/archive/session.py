@@ -10,7 +10,6 @@ import contextlib
 import contextvars
 import dataclasses
 import functools
-import os
 import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
@@ -24,10 +23,11 @@ from backupiq.archive.claims import IndexClaims
 from backupiq.archive.content import ContentState, ContentTable
 from backupiq.archive.delivery import Delivery
 from backupiq.archive.inventory import Inventory, WalkedSource, assemble
+from backupiq.archive.lanes import Lanes
 from backupiq.archive.pack_process import ReadFile
-from backupiq.archive.pack_writer import PACK_SIZE, PackWriter
+from backupiq.archive.pack_writer import PackWriter
 from backupiq.archive.packers import File, Groups, Packer, helpers_for
-from backupiq.archive.publisher import Publisher
+from backupiq.archive.publisher import IndexBook
 from backupiq.archive.reading import CHANGED_WHILE_READ, SMALL, FileReader
 from backupiq.archive.spool import Spool
 from backupiq.archive.tree_builder import TreeBuilder, TreeCounts
@@ -39,7 +39,6 @@ from backupiq.discovery.walk import WalkCounts, walk
 from backupiq.errors import CancelledRunError
 from backupiq.progress import ProgressSink, SilentProgress
 from backupiq.repository.chunker import chunker_seed
-from backupiq.repository.pack import FinishedPack
 from backupiq.repository.reader import BlobReader
 from backupiq.repository.repository import Repository
 from backupiq.telemetry import get_logger
@@ -105,8 +104,27 @@ class BackupSession:
         self._packers: list[Packer] = []
         self._builder: TreeBuilder | None = None
         self._building: Future[str] | None = None
-        self.publisher: Publisher | None = Publisher(repository) if repository is not None else None
-        self._delivery: Delivery | None = None
+        self._lanes: Lanes | None = None
+
+    @property
+    def lanes(self) -> Lanes:
+        """The way to each destination; without others, one to the repository itself."""
+        if self._lanes is None:
+            repository = self._required()
+            self._lanes = Lanes(IndexBook(repository.master))
+            self._lanes.add(repository.provider.location, repository)
+        return self._lanes
+
+    def use_lanes(self, lanes: Lanes) -> None:
+        """Send packs there; before `prepare`."""
+        self._lanes = lanes
+
+    @property
+    def spool_folder(self) -> Path:
+        """The private folder of this run, once it is prepared."""
+        if self._spool is None:
+            raise AssertionError("prepare() comes first")
+        return self._spool.folder
 
     # --- steps -----------------------------------------------------------------------------------------------------
 
@@ -172,12 +190,13 @@ class BackupSession:
         """Make what packing needs: the spool folder, the writer, the reader."""
         repository = self._required()
         self._spool = Spool.create(self._settings.spool_parent)
+        self.lanes.use(self._spool)
         self._claims = IndexClaims(repository.index, self.changes.suspect_trees)
         self._writer = PackWriter(
             master=repository.master,
             claims=self._claims,
             spool=self._spool,
-            on_finished=self._take_finished,
+            on_finished=self.lanes.put,
             stopped=self._stopping.is_set,
         )
         self._reader = FileReader(
@@ -199,25 +218,16 @@ class BackupSession:
         )
         self._start_helpers(repository, self._claims, self._spool)
 
-    def new_delivery(self) -> Delivery:
-        """Where packs finished from now on go, until the next call."""
-        spool = self._spool
-        publisher = self.publisher
-        if spool is None or publisher is None:
+    def new_deliveries(self) -> dict[str, Delivery]:
+        """Where packs finished from now on go, until the next call: by destination."""
+        if self._builder is None:
             raise AssertionError("prepare() comes first")
-
-        def confirmed(pack: FinishedPack) -> None:
-            with contextlib.suppress(OSError):
-                os.unlink(pack.path)
-            spool.release(PACK_SIZE)
-            publisher.confirm(pack)
-
-        self._delivery = Delivery(asyncio.get_running_loop(), confirmed)
-        if self._packers and self._building is None and self._builder is not None:
+        opened = self.lanes.open_deliveries()
+        if self._packers and self._building is None:
             # The packers leave this process idle, so the trees of what is read are built meanwhile.
             build = functools.partial(contextvars.copy_context().run, self._builder.build)
             self._building = self._tree_pool.submit(build)
-        return self._delivery
+        return opened
 
     async def pack(self, ordinals: Iterable[int]) -> None:
         """Read the files and put their new blobs into packs."""
@@ -275,7 +285,7 @@ class BackupSession:
                 claims,
                 spool,
                 on_taken=self._note_taken,
-                on_finished=self._take_finished,
+                on_finished=self.lanes.put,
                 stopped=self._stopping.is_set,
             )
             self._packers.append(packer)
@@ -355,11 +365,6 @@ class BackupSession:
         with self._lock:
             self.bytes_read += size
         self.progress.advance(files, size)
-
-    def _take_finished(self, pack: FinishedPack) -> None:
-        if self._delivery is None:
-            raise AssertionError("new_delivery() comes first")
-        self._delivery.put(pack)
 
     # --- threads ---------------------------------------------------------------------------------------------------
 

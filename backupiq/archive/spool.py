@@ -50,6 +50,11 @@ class Spool:
         return self._folder
 
     @property
+    def limit(self) -> int:
+        """The bytes of finished packs that it takes."""
+        return self._limit
+
+    @property
     def held(self) -> int:
         """Bytes of finished packs that wait for a destination."""
         return self._held

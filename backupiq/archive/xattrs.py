@@ -50,6 +50,16 @@ def read_xattrs(target: Target, *, follow: bool = False, device: int | None = No
     return found
 
 
+def has_xattrs(fd: int) -> bool:
+    """Whether the open file has any, or cannot tell."""
+    if sys.platform != "linux":
+        return False
+    try:
+        return bool(os.listxattr(fd))
+    except OSError as error:
+        return error.errno not in _NOT_SUPPORTED
+
+
 def write_xattrs(target: Target, wanted: Sequence[Xattr], *, follow: bool = False) -> list[tuple[str, OSError]]:
     """Make the attributes of the target exactly ``wanted``; those not listed are removed, as restic does.
 

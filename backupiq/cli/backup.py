@@ -10,6 +10,8 @@ import typer
 from backupiq.cli.options import (
     Json,
     KeyBlock,
+    LimitDownload,
+    LimitUpload,
     PasswordCommand,
     PasswordFile,
     Quiet,
@@ -35,7 +37,7 @@ def backup(
         typer.Option(
             "--to",
             metavar="DEST",
-            help="Where to store them: a folder, a URL or block:NAME. "
+            help="Where to store them: a folder, a URL or block:NAME; repeat it for several replicas. "
             "Else BACKUPIQ_REPOSITORY, else the one last used here.",
         ),
     ] = None,
@@ -77,6 +79,8 @@ def backup(
     threads: Annotated[
         int | None, typer.Option("--threads", metavar="N", min=1, max=64, help="Threads that read files.")
     ] = None,
+    limit_upload: LimitUpload = None,
+    limit_download: LimitDownload = None,
     quiet: Quiet = False,
     json: Json = False,
     password_file: PasswordFile = None,
@@ -86,7 +90,8 @@ def backup(
 ) -> None:
     """Back up files and folders. An empty destination becomes a new repository.
 
-    Ends with exit code 3 when some files could not be read; the snapshot holds all the others.
+    Ends with exit code 3 when some files could not be read; the snapshot holds all the others. Ends with exit code 4
+    when the snapshot is complete, but not at every destination.
     """
     from backupiq.cli.creating import password_for_writing
     from backupiq.cli.progress_display import show_progress
@@ -112,6 +117,8 @@ def backup(
         force=force,
         dry_run=dry_run,
         threads=threads,
+        limit_upload=limit_upload,
+        limit_download=limit_download,
         retry_lock=retry_lock,
     )
     password = password_for_writing(access.sources(), destinations, dry_run=dry_run)
@@ -142,6 +149,10 @@ def show(report: BackupReport, *, dry_run: bool, json: bool) -> None:
         print_line(f"snapshot:  {report.snapshot_id}")
     elif dry_run:
         print_line("snapshot:  none, this was a dry run")
+    for each in report.destinations if len(report.destinations) > 1 else []:
+        caught_up = f", {each['objects_caught_up']} objects caught up" if each["objects_caught_up"] else ""
+        state = "complete" if each["complete"] else "NOT up to date"
+        print_line(f"stored at: {each['name']}: {state}, {human_bytes(each['bytes'])} sent{caught_up}")
     changes = f"{report.files_new} new, {report.files_changed} changed, {report.files_unmodified} unmodified"
     print_line(f"files:     {report.total_files} ({changes})")
     print_line(f"bytes:     {report.total_bytes} ({human_bytes(report.total_bytes)})")

@@ -119,6 +119,26 @@ RetryLock = Annotated[
         help="Wait this long for a locked repository, for example 10m.",
     ),
 ]
+LimitUpload = Annotated[
+    int | None,
+    typer.Option(
+        "--limit-upload",
+        metavar="SIZE",
+        parser=parse_size,
+        show_default=False,
+        help="Send at most this many bytes a second, to all destinations together, for example 5M.",
+    ),
+]
+LimitDownload = Annotated[
+    int | None,
+    typer.Option(
+        "--limit-download",
+        metavar="SIZE",
+        parser=parse_size,
+        show_default=False,
+        help="Fetch at most this many bytes a second.",
+    ),
+]
 NoLock = Annotated[
     bool,
     typer.Option("--no-lock", help="Read without a lock, for a repository that is read-only."),

@@ -23,8 +23,7 @@ from backupiq.cli.session import (
     Access,
     choose_destinations,
     existing_password,
-    first_that_answers,
-    repository_at,
+    locate_repository,
     run_async,
     wrong_password,
 )
@@ -102,10 +101,10 @@ def restore(
 
     access = Access(repo, password_file, password_command, key_block)
     destinations = choose_destinations(access.repo)
-    destination, location = run_async(_reach(destinations))
+    locations = run_async(locate_repository(destinations))
     name, subpath = split_snapshot(snapshot)
     options = RestoreOptions(
-        repo=destination,
+        repo=destinations[0] if len(destinations) == 1 else destinations,
         target=os.path.abspath(target),
         snapshot=name,
         subpath=subpath,
@@ -121,7 +120,7 @@ def restore(
         threads=threads,
         retry_lock=retry_lock,
     )
-    password = existing_password(access.sources(), [location])
+    password = existing_password(access.sources(), locations)
 
     from flows.launch import run_restore
 
@@ -129,18 +128,11 @@ def restore(
         try:
             summary = run_restore(options, password=password.secret, progress=progress)
         except WrongPasswordError as error:
-            raise wrong_password(error, password, location) from error
+            raise wrong_password(error, password, ", ".join(locations)) from error
     remember_repository(destinations)
     _show(summary, json=json)
     if summary.exit_code:
         raise typer.Exit(summary.exit_code)
-
-
-async def _reach(destinations: list[str]) -> tuple[str, str]:
-    async def attempt(destination: str) -> tuple[str, str]:
-        return destination, await repository_at(destination)
-
-    return await first_that_answers(destinations, attempt)
 
 
 def _show(summary: RestoreSummary, *, json: bool) -> None:

@@ -8,7 +8,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +20,6 @@ from backupiq.errors import (
     CancelledRunError,
     MissingConfigurationError,
     RepositoryMissingError,
-    StorageError,
     ValidationError,
     WrongPasswordError,
 )
@@ -159,14 +158,29 @@ def run_async(main: Coroutine[Any, Any, T]) -> T:
         raise
 
 
-async def repository_at(destination: str) -> str:
-    """The location of the repository there, for people, after making sure that there is one.
+async def locate_repository(destinations: Sequence[str]) -> list[str]:
+    """The locations of the replicas for people, after making sure that at least one holds a repository.
 
-    Raises RepositoryMissingError, and what the provider raises when it does not answer.
+    Raises RepositoryMissingError, and what the providers raise when none of them answers.
     """
-    async with open_provider(destination) as provider:
-        await _require_repository(provider)
-        return provider.location
+    if len(destinations) == 1:
+        async with open_provider(destinations[0]) as provider:
+            await _require_repository(provider)
+            return [provider.location]
+    from backupiq.replicas.opening import Probe, name_replicas, probe_replicas, require_repository
+
+    replicas = name_replicas(map(open_provider, destinations))
+    probes: dict[str, Probe] = {}
+    try:
+        for name, provider in replicas.items():  # the first that has it is enough
+            probes |= await probe_replicas({name: provider})
+            if probes[name].config is not None:
+                break
+        require_repository(probes)
+    finally:
+        for provider in replicas.values():
+            await provider.close()
+    return list(replicas)
 
 
 async def _require_repository(provider: StorageProvider) -> None:
@@ -203,14 +217,27 @@ async def open_at(destination: str, sources: PasswordSources) -> Repository:
         raise
 
 
-async def first_that_answers(destinations: Sequence[str], attempt: Callable[[str], Awaitable[T]]) -> T:
-    """The attempt at the first replica that can be reached and holds the repository; the others are mentioned."""
-    for destination in destinations[:-1]:
+async def open_among(destinations: Sequence[str], sources: PasswordSources) -> Repository:
+    """The repository at several replicas, opened to be read; the caller closes its provider.
+
+    Whatever one of them lacks, or gives wrongly, is read from the next, and that is mentioned. Raises ValidationError
+    when they hold different repositories.
+    """
+    from backupiq.replicas.opening import name_replicas, open_replicas, probe_replicas, require_repository
+
+    replicas = name_replicas(map(open_provider, destinations))
+    try:
+        probes = await probe_replicas(replicas)
+        require_repository(probes)
+        password = existing_password(sources, list(replicas))
         try:
-            return await attempt(destination)
-        except (StorageError, RepositoryMissingError) as error:
-            note(f"{error.message} The next replica is used.")
-    return await attempt(destinations[-1])
+            return (await open_replicas(probes, password.secret.get_secret_value(), note=note)).repository
+        except WrongPasswordError as error:
+            raise wrong_password(error, password, ", ".join(replicas)) from error
+    except BaseException:
+        for provider in replicas.values():
+            await provider.close()
+        raise
 
 
 @asynccontextmanager
@@ -219,7 +246,7 @@ async def opened(
 ) -> AsyncIterator[Repository]:
     """The repository, open and locked (shared, unless ``exclusive``) for the time of the block.
 
-    Of several replicas the first that answers serves. It becomes the repository last used on this machine.
+    Several replicas are read as one. They become the repository last used on this machine.
     ``single`` refuses more than one, for what would have to change all of them; ``deletes`` names a command that must
     not guess which repository is meant.
     """
@@ -229,7 +256,8 @@ async def opened(
     if single and len(destinations) > 1:
         raise ValidationError("This changes one repository at a time; give one --repo.")
     sources = access.sources()
-    repo = await first_that_answers(destinations, lambda destination: open_at(destination, sources))
+    one = len(destinations) == 1
+    repo = await (open_at(destinations[0], sources) if one else open_among(destinations, sources))
     try:
         remember_repository(destinations)
         if not lock or access.no_lock:

@@ -7,10 +7,11 @@ CPU work and happens in threads, a batch at a time.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import threading
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import zstandard
@@ -24,6 +25,7 @@ from backupiq.errors import (
     StorageNotFoundError,
     TreeError,
 )
+from backupiq.repository.copies import read_verified
 from backupiq.repository.crypto import MasterKey
 from backupiq.repository.index import BlobLocation
 from backupiq.repository.pack import BlobType, damaged_pack
@@ -133,7 +135,8 @@ class BlobReader:
 
     Tree packs are read in segments of 4 MiB that stay in a cache of ``cache_bytes`` (stored bytes, not plaintext, so
     the bound holds whatever they unpack to): walking a snapshot costs a few reads. A blob whose pack is damaged is
-    taken from another pack when one holds it. Belongs to one event loop; coroutines may run side by side.
+    taken from another copy of it, or from another pack, when one holds it. Belongs to one event loop; coroutines may
+    run side by side.
     """
 
     def __init__(self, repo: Repository, cache_bytes: int = CACHE_BYTES) -> None:
@@ -151,16 +154,25 @@ class BlobReader:
         failure: RepositoryDamagedError | None = None
         for location in self._locations(blob_id, type):
             try:
-                sealed = await self._stored(location, type)
-                if len(sealed) < _THREAD_FROM:
-                    return open_blob(self.repository.master, sealed, blob_id, location.uncompressed_length)
-                return await asyncio.to_thread(
-                    open_blob, self.repository.master, sealed, blob_id, location.uncompressed_length
-                )
+                return await self._load_from(location, blob_id, type)
             except (CryptoError, PackError) as error:
                 failure = failure or _named(location, blob_id, error)
         assert failure is not None  # noqa: S101 - _locations never returns an empty list
         raise failure
+
+    async def _load_from(self, location: BlobLocation, blob_id: bytes, type: BlobType) -> bytes:  # noqa: A002
+        """The blob out of one pack, of whichever copy of that pack is right."""
+
+        async def check(sealed: bytes) -> bytes:
+            master, length = self.repository.master, location.uncompressed_length
+            if len(sealed) < _THREAD_FROM:
+                return open_blob(master, sealed, blob_id, length)
+            return await asyncio.to_thread(open_blob, master, sealed, blob_id, length)
+
+        if type is BlobType.TREE:
+            with contextlib.suppress(CryptoError, PackError):  # the damage may lie beside the blob, or in one copy
+                return await check(await self._from_segments(location))
+        return await self._read_verified(location.pack, check, location.offset, location.length)
 
     async def load_tree(self, tree_hex: str) -> list[Node]:
         """The nodes of a tree. Raises as ``load_blob`` does, and TreeError when it is not a valid tree."""
@@ -181,17 +193,14 @@ class BlobReader:
             )
         return index.find_all(blob_id, type)
 
-    async def _stored(self, location: BlobLocation, type: BlobType) -> bytes:  # noqa: A002
-        if type is BlobType.TREE:
-            try:
-                return await self._from_segments(location)
-            except PackError:
-                pass  # the damage may lie elsewhere in the segment
-        return await self._read(location.pack, location.offset, location.length)
-
     async def _read(self, pack: bytes, offset: int, length: int) -> bytes:
+        return await self._read_verified(pack, _as_it_is, offset, length)
+
+    async def _read_verified(
+        self, pack: bytes, check: Callable[[bytes], Awaitable[bytes]], offset: int, length: int
+    ) -> bytes:
         try:
-            return await self.repository.provider.read(pack_key(pack.hex()), offset, length)
+            return await read_verified(self.repository.provider, pack_key(pack.hex()), check, offset, length)
         except StorageNotFoundError:
             raise damaged_pack(pack.hex(), "is missing") from None
         except StorageCorruptError as error:
@@ -294,6 +303,10 @@ class BlobReader:
                 if on_damaged is None:
                     raise error from None
                 on_damaged(blob_id, error)
+
+
+async def _as_it_is(data: bytes) -> bytes:
+    return data
 
 
 def _open_all(batch: SealedBatch, master: MasterKey, on_damaged: OnDamaged) -> list[tuple[bytes, bytes]]:

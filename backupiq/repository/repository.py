@@ -31,6 +31,7 @@ from backupiq.errors import (
     WrongPasswordError,
 )
 from backupiq.repository.config import RepositoryConfig, decode_config, encode_config
+from backupiq.repository.copies import Copies, read_verified
 from backupiq.repository.crypto import MasterKey
 from backupiq.repository.envelope import decode_unpacked, encode_unpacked
 from backupiq.repository.index import MasterIndex, decode_index
@@ -188,7 +189,7 @@ class Repository:
         for key_id in keys[:MAX_KEYS_TRIED]:
             try:
                 master = await _try_key(provider, key_id, password)
-                config = decode_config(master.open(sealed_config))
+                config = await _open_config(provider, master, sealed_config)
             except WrongPasswordError:
                 refused += 1
             except KeyFileError:
@@ -221,30 +222,39 @@ class Repository:
 
     async def load_raw(self, kind: FileType, id_hex: str) -> bytes:
         """The stored bytes of a file, checked against its name. StorageNotFoundError when it is not there."""
-        stored = await self.provider.read(file_key(kind, id_hex))
-        if kind is not FileType.CONFIG and await _hash(stored) != id_hex:
-            raise _damaged(kind, id_hex, "does not have the content its name stands for", size=len(stored))
-        return stored
+
+        async def check(stored: bytes) -> bytes:
+            if kind is not FileType.CONFIG and await _hash(stored) != id_hex:
+                raise _damaged(kind, id_hex, "does not have the content its name stands for", size=len(stored))
+            return stored
+
+        return await read_verified(self.provider, file_key(kind, id_hex), check)
 
     async def load_file(self, kind: FileType, id_hex: str) -> bytes:
         """The JSON of a snapshot, index, lock, key or config file, checked against its name and decrypted.
 
         Raises StorageNotFoundError when it is not there, and the kind's own error when it is damaged.
         """
+        if kind is FileType.CONFIG:
+            return await read_verified(self.provider, CONFIG_KEY, self._open_sealed_config)
         stored = await self.load_raw(kind, id_hex)
         if kind is FileType.KEY:
             return stored
         if kind is FileType.PACK:
             raise ValidationError("A pack holds no JSON; read its blobs instead.", name=id_hex)
         try:
-            if kind is FileType.CONFIG:
-                return self.master.open(stored)
             what = _DAMAGED.get(kind, RepositoryDamagedError)
             if len(stored) < _THREAD_FROM:
                 return decode_unpacked(self.master, stored, what=what)
             return await asyncio.to_thread(decode_unpacked, self.master, stored, what=what)
         except RepositoryDamagedError as error:
             raise _damaged(kind, id_hex, "cannot be decrypted and unpacked", reason=error.code) from error
+
+    async def _open_sealed_config(self, stored: bytes) -> bytes:
+        try:
+            return self.master.open(stored)
+        except CryptoError as error:
+            raise _damaged(FileType.CONFIG, "", "cannot be decrypted and unpacked", reason=error.code) from error
 
     async def save_file(self, kind: FileType, json: bytes) -> str:
         """Store a snapshot, index or lock; its name in hex. The same bytes being there already is success."""
@@ -463,10 +473,27 @@ async def _refuse_if_occupied(provider: StorageProvider) -> None:
 
 
 async def _try_key(provider: StorageProvider, key_id: str, password: str) -> MasterKey:
+    async def check(data: bytes) -> bytes:
+        if hashlib.sha256(data).hexdigest() != key_id:
+            raise KeyFileError(key=key_id)
+        return data
+
     try:
-        data = await provider.read(file_key(FileType.KEY, key_id))
+        data = await read_verified(provider, file_key(FileType.KEY, key_id), check)
     except StorageNotFoundError:
         raise WrongPasswordError(key=key_id) from None  # removed since it was listed: as good as not there
-    if hashlib.sha256(data).hexdigest() != key_id:
-        raise KeyFileError(key=key_id)
     return await asyncio.to_thread(open_key_file, data, password)
+
+
+async def _open_config(provider: StorageProvider, master: MasterKey, sealed: bytes) -> RepositoryConfig:
+    """The config, out of these bytes or, where there are several copies, out of the first that opens."""
+
+    async def check(data: bytes) -> RepositoryConfig:
+        return decode_config(master.open(data))
+
+    try:
+        return await check(sealed)
+    except RepositoryDamagedError:
+        if not isinstance(provider, Copies):
+            raise
+        return await read_verified(provider, CONFIG_KEY, check)

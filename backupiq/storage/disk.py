@@ -20,9 +20,12 @@ from pathlib import Path
 from backupiq.errors import CancelledRunError, StorageConflictError, StorageCorruptError
 from backupiq.storage.oserrors import destination_errors, machine_errors
 from backupiq.storage.provider import Progress, temporary_name
+from backupiq.storage.throttle import Throttle
 from backupiq.telemetry.text import printable
 
 PIECE = 1 << 20  # bytes moved between two looks at the stop signal
+SMALLEST_PIECE = 1 << 14
+PIECE_SECONDS = 0.25  # of a limited transfer: its bytes flow rather than come in bursts
 _WINDOWS = os.name == "nt"
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
 _READ = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
@@ -33,11 +36,14 @@ _NO_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
 
 
 class Transfer:
-    """One transfer's hash, count, progress and stop signal; used by one thread, stopped from any."""
+    """One transfer's hash, count, progress, limit and stop signal; used by one thread, stopped from any."""
 
-    def __init__(self, progress: Progress | None = None, sha256: str | None = None) -> None:
+    def __init__(
+        self, progress: Progress | None = None, sha256: str | None = None, throttle: Throttle | None = None
+    ) -> None:
         self.size = 0
         self._progress = progress
+        self._throttle = throttle
         self._known = sha256
         self._hash = hashlib.sha256()
         self._stop = threading.Event()
@@ -51,6 +57,13 @@ class Transfer:
     def needs_hash(self) -> bool:
         """Whether the bytes must pass through this process to be hashed."""
         return self._known is None
+
+    @property
+    def piece(self) -> int:
+        """Bytes to move at a time."""
+        if self._throttle is None:
+            return PIECE
+        return max(SMALLEST_PIECE, min(PIECE, int(self._throttle.bytes_per_second * PIECE_SECONDS)))
 
     def knows(self, sha256: str) -> None:
         """Set the hash, so that the bytes need not be hashed as they pass."""
@@ -68,15 +81,25 @@ class Transfer:
     def saw(self, data: memoryview | bytes) -> None:
         """Take bytes that were moved into account."""
         if self._known is None:
-            self._hash.update(data)
+            self.hashed(data)
         self.moved(len(data))
 
+    def hashed(self, data: memoryview | bytes) -> None:
+        """Take bytes into the hash alone; `moved` counts them."""
+        self._hash.update(data)
+
     def moved(self, count: int) -> None:
-        """Take a number of bytes into account whose hash is not needed."""
+        """Take a number of bytes into account whose hash is not needed, and wait as long as the limit wants."""
+        self.renamed(count)
+        if self._throttle is not None:
+            self._throttle.take_blocking(count, self._stop.is_set)
+        self.check()
+
+    def renamed(self, count: int) -> None:
+        """Take bytes into account that reached their place without being moved, which no limit is for."""
         self.size += count
         if self._progress is not None:
             self._progress(count)
-        self.check()
 
 
 @contextlib.contextmanager
@@ -97,8 +120,9 @@ def temporary_file(final: str) -> Iterator[tuple[io.FileIO, str]]:
 def write_bytes(file: io.FileIO, data: bytes | memoryview, transfer: Transfer) -> None:
     """Write all of ``data`` in pieces; raises raw ``OSError`` of the file written to."""
     with memoryview(data).cast("B") as view:
-        for start in range(0, len(view), PIECE):
-            piece = view[start : start + PIECE]
+        step = transfer.piece
+        for start in range(0, len(view), step):
+            piece = view[start : start + step]
             write_all(file, piece)
             transfer.saw(piece)
 
@@ -115,9 +139,9 @@ def copy_in(source: io.FileIO, file: io.FileIO, transfer: Transfer) -> None:
     if not transfer.needs_hash and hasattr(os, "copy_file_range"):
         # In the kernel where it can; whatever it refuses, the loop below does, and tells which side is at fault.
         with contextlib.suppress(OSError):
-            while count := os.copy_file_range(source.fileno(), file.fileno(), 8 * PIECE):
+            while count := os.copy_file_range(source.fileno(), file.fileno(), 8 * transfer.piece):
                 transfer.moved(count)
-    buffer = memoryview(bytearray(PIECE))
+    buffer = memoryview(bytearray(transfer.piece))
     while True:
         with machine_errors("read the file to upload"):
             count = source.readinto(buffer) or 0
@@ -129,7 +153,7 @@ def copy_in(source: io.FileIO, file: io.FileIO, transfer: Transfer) -> None:
 
 def copy_out(source: io.FileIO, file: io.FileIO, transfer: Transfer, doing: str) -> None:
     """Copy a file of the destination to this machine; each side's errors are mapped as its own."""
-    buffer = memoryview(bytearray(PIECE))
+    buffer = memoryview(bytearray(transfer.piece))
     expected = os.fstat(source.fileno()).st_size
     while True:
         with destination_errors(doing):

@@ -146,7 +146,7 @@ class DiskStore:
             if error.errno != errno.EXDEV:  # one disk mounted twice
                 raise
             return False
-        transfer.moved(status.st_size)
+        transfer.renamed(status.st_size)
         return True
 
     def download(self, key: str, target: str, transfer: disk.Transfer) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import contextvars
 import os
+import socket
 import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -27,6 +28,7 @@ from backupiq.storage.provider import (
     check_prefix,
     check_range,
 )
+from backupiq.storage.throttle import NO_LIMITS, Limits
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -40,13 +42,22 @@ class LocalProvider(StorageProvider):
 
     Blocking calls run in the provider's own small pool: the event loop's default pool may be full of threads that wait
     for this very provider. A cancelled call stops at its next piece and is waited for, so nothing appears afterwards.
-    ``clock`` gives seconds since 1970, for the age of temporary files.
+    ``limits`` hold for bytes that are copied or read; a source that is renamed into its place moves none. ``clock``
+    gives seconds since 1970, for the age of temporary files.
     """
 
     kind: ClassVar[str] = "local"
 
-    def __init__(self, root: Path | str, *, threads: int = THREADS, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        root: Path | str,
+        *,
+        limits: Limits = NO_LIMITS,
+        threads: int = THREADS,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
         self._store = DiskStore(os.path.abspath(root))
+        self._limits = limits
         self._threads = threads
         self._clock = clock
         self._pool: ThreadPoolExecutor | None = None
@@ -59,6 +70,11 @@ class LocalProvider(StorageProvider):
     @property
     def location(self) -> str:
         return self._store.location
+
+    @property
+    def identity(self) -> str:
+        # The same path on another machine is another disk.
+        return f"{self.kind}:{socket.gethostname()}:{self._store.root}"
 
     @property
     def capabilities(self) -> Capabilities:
@@ -82,20 +98,23 @@ class LocalProvider(StorageProvider):
         progress: Progress | None = None,
     ) -> UploadResult:
         task = Upload(source, check_key(key), create_only, durable, move)
-        transfer = Transfer(progress, sha256)
+        transfer = Transfer(progress, sha256, self._limits.upload)
         started = time.perf_counter()
         await self._transfer(transfer, self._store.upload, task, transfer)
         return UploadResult(key, transfer.size, transfer.sha256, time.perf_counter() - started)
 
     async def download_file(self, key: str, target: Path, *, progress: Progress | None = None) -> DownloadResult:
-        transfer = Transfer(progress)
+        transfer = Transfer(progress, throttle=self._limits.download)
         started = time.perf_counter()
         await self._transfer(transfer, self._store.download, check_key(key), os.fspath(target), transfer)
         return DownloadResult(key, transfer.size, transfer.sha256, time.perf_counter() - started)
 
     async def read(self, key: str, offset: int = 0, length: int | None = None) -> bytes:
         check_range(offset, length)
-        return await self._run(self._store.read, check_key(key), offset, length)
+        data = await self._run(self._store.read, check_key(key), offset, length)
+        if self._limits.download is not None:
+            await self._limits.download.take(len(data))
+        return data
 
     async def list_files(self, prefix: str = "") -> AsyncIterator[FileInfo]:
         files = self._store.walk(check_prefix(prefix))

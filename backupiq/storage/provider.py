@@ -148,6 +148,11 @@ class StorageProvider(abc.ABC):
         """The destination as people write it, never with secrets."""
 
     @property
+    def identity(self) -> str:
+        """A stable name of the destination, the same on every machine that uses it, without secrets."""
+        return f"{self.kind}:{self.location}"
+
+    @property
     @abc.abstractmethod
     def capabilities(self) -> Capabilities:
         """What this destination can do."""

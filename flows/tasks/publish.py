@@ -1,13 +1,15 @@
-"""Folder listings, indexes and the snapshot: what makes a run's packs a backup."""
+"""Folder listings, indexes and the snapshot: what makes a run's packs a backup; and destinations that lag behind."""
 
 from __future__ import annotations
 
 from prefect import task
 
 from backupiq.repository.snapshot import Snapshot
+from backupiq.resilience.retry import STANDARD
 from backupiq.telemetry import correlation
 from flows.active import find_active
-from flows.tasks.options import RETRIED, STEP
+from flows.guard import guarded
+from flows.tasks.options import STEP, retried
 
 
 @task(name="trees", task_run_name="write folder listings", **STEP)
@@ -16,15 +18,23 @@ async def build_trees(run: str) -> str:
     return await find_active(run).session.build_trees()
 
 
-async def publish_snapshot(run: str, snapshot: Snapshot, destination: str) -> str:
+async def publish_snapshot(run: str, snapshot: Snapshot, lane: int, destination: str) -> str:
     """Write the indexes and the snapshot; returns the snapshot's id."""
-    return str(await _publish(run, snapshot, destination))
+    return str(await _publish(run, snapshot, lane, destination))
 
 
-@task(name="publish", task_run_name="publish snapshot to {destination}", **RETRIED)
-async def _publish(run: str, snapshot: Snapshot, destination: str) -> str:
-    publisher = find_active(run).session.publisher
-    if publisher is None:
-        raise AssertionError("a dry run publishes nothing")
+@task(name="publish", task_run_name="publish snapshot to {destination}", **retried(STANDARD))
+@guarded(lambda call: find_active(call["run"]).writing.breaker(call["lane"]))
+async def _publish(run: str, snapshot: Snapshot, lane: int, destination: str) -> str:
     with correlation(destination=destination):
-        return await publisher.publish(snapshot)
+        return await find_active(run).writing.lanes.lanes[lane].publisher.publish(snapshot)
+
+
+@task(name="catch up", task_run_name="catch {destination} up", **retried(STANDARD))
+@guarded(lambda call: find_active(call["run"]).writing.breaker(call["lane"]))
+async def catch_up(run: str, lane: int, destination: str) -> int:
+    """Copy to the destination what it lacks and others have; returns how many objects."""
+    backup = find_active(run)
+    with correlation(destination=destination):
+        report = await backup.writing.catch_up(backup.writing.lanes.lanes[lane].name, backup.session.spool_folder)
+    return report.copied.objects

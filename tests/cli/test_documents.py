@@ -24,7 +24,7 @@ def real_commands() -> dict[str, set[str]]:
 
     def visit(path: str, command: Any) -> None:
         below = getattr(command, "commands", {})
-        if path == "" or not below:
+        if path == "" or not below or command.invoke_without_command:
             options = (p for p in command.params if p.param_type_name == "option")
             found[path] = {name for p in options for name in (*p.opts, *p.secondary_opts)} - {"-h", "--help"}
         for name, child in below.items():

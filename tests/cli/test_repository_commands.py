@@ -39,11 +39,10 @@ def test_init_refuses_a_place_that_holds_a_repository(program: BackupIQ, own_sam
     assert len(list((own_sample.repo / "keys").iterdir())) == 1
 
 
-def test_init_needs_one_destination(program: BackupIQ, tmp_path: Path) -> None:
+def test_init_needs_a_destination(program: BackupIQ, sample: Sample) -> None:
     assert "--to" in program.run("init", password=PASSWORD, check=False).stderr
-    both = program.run("init", "--to", tmp_path / "a", "--to", tmp_path / "b", password=PASSWORD, check=False)
-    assert both.returncode == 1
-    assert not (tmp_path / "a").exists()
+    known = program.run("init", "--repo", sample.repo, "--to", sample.repo, password=PASSWORD, check=False)
+    assert (known.returncode, known.stderr.count("--to DEST")) == (1, 1)
 
 
 def test_without_a_password_a_strong_one_is_made_and_restic_can_use_it(

@@ -76,7 +76,15 @@ def test_the_summary_and_the_destinations_are_artifacts_of_the_run(flows: Flows)
     assert "| Files | 2 (2 new, 0 changed, 0 unmodified) |" in summary["data"]
     table = artifacts["backup-destinations"]
     assert table["type"] == "table"
-    assert json.loads(table["data"]) == [{"destination": "vault", "complete": True, "bytes sent": report.bytes_sent}]
+    assert json.loads(table["data"]) == [
+        {
+            "destination": str(flows.to),
+            "complete": True,
+            "bytes sent": report.bytes_sent,
+            "objects caught up": 0,
+            "why not": "",
+        }
+    ]
     assert "backup-unreadable" not in artifacts
 
 
@@ -204,11 +212,12 @@ class Flaky(LocalProvider):
 
 
 def with_destination(monkeypatch: pytest.MonkeyPatch, provider: StorageProvider) -> None:
-    from flows import backup_open
+    from flows import backup_destinations
     from flows.tasks import store
 
-    monkeypatch.setattr(backup_open, "provider_for", lambda destination: provider)
+    monkeypatch.setattr(backup_destinations, "provider_for", lambda destination, limits: provider)
     monkeypatch.setattr(store.upload_batch, "retry_delay_seconds", [0.0])
+    store.upload_to.cache_clear()
 
 
 def test_an_upload_that_fails_for_a_while_is_retried_by_prefect_and_the_run_completes(

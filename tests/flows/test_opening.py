@@ -8,19 +8,22 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
+from backupiq.archive.lanes import Lanes
+from backupiq.archive.publisher import IndexBook
 from backupiq.errors import MissingConfigurationError, RepositoryMissingError, WrongPasswordError
 from backupiq.repository.lockfile import LockFile, encode_lock
 from backupiq.repository.locking import lock_repository
 from backupiq.repository.pack import BlobType
 from backupiq.repository.repository import FileType, Repository
+from backupiq.resilience.breaker import MemoryBreakerStore
 from backupiq.storage.local import LocalProvider
 from backupiq.telemetry import redact_text
+from flows.backup_destinations import Destinations, take_stock
 from flows.context import RunContext
+from flows.guard import Breakers
 from flows.opening import (
     absolute,
-    adopt_what_was_left,
     choose_parent,
-    only_destination,
     open_or_create,
     resolve_password,
 )
@@ -78,11 +81,18 @@ async def kitchen(tmp_path: Path) -> Kitchen:
     return made
 
 
+async def adopted(repository: Repository) -> int:
+    """The bytes that a run takes over, as it begins."""
+    found = Destinations(repository, Lanes(IndexBook(repository.master)), Breakers(MemoryBreakerStore()))
+    found.lanes.add("vault", repository)
+    return (await take_stock(found))[0]
+
+
 async def test_a_run_alone_in_the_repository_adopts_what_was_left(kitchen: Kitchen) -> None:
     fresh = await reopened(kitchen.repository)
     async with lock_repository(fresh):
-        assert await adopt_what_was_left(fresh) > 0
-        assert await adopt_what_was_left(fresh) == 0
+        assert await adopted(fresh) > 0
+        assert await adopted(fresh) == 0
     assert len(await names_of(fresh, FileType.INDEX)) == 1
 
 
@@ -102,7 +112,7 @@ async def test_beside_another_program_nothing_is_adopted(
     )
     await kitchen.repository.save_file(FileType.LOCK, encode_lock(other))
     fresh = await reopened(kitchen.repository)
-    assert await adopt_what_was_left(fresh) == 0
+    assert await adopted(fresh) == 0
     assert await names_of(fresh, FileType.INDEX) == set()
 
 
@@ -114,7 +124,7 @@ async def test_temporary_files_of_the_day_before_yesterday_are_swept_and_fresh_o
         path.write_bytes(b"unfinished")
     os.utime(old, (1, 1))
     fresh = await reopened(kitchen.repository)
-    await adopt_what_was_left(fresh)
+    await adopted(fresh)
     assert (old.exists(), new.exists()) == (False, True)
 
 
@@ -155,15 +165,9 @@ def test_a_source_is_named_in_snapshots_by_its_absolute_path(tmp_path: Path, mon
     assert absolute(os.fsdecode(b"/caf\xe9")) == "/caf\ufffd"
 
 
-def test_one_destination_at_a_time_for_now() -> None:
-    assert only_destination(["/a"]) == "/a"
-    with pytest.raises(MissingConfigurationError):
-        only_destination(["/a", "/b"])
-
-
 def test_the_callers_password_is_used_and_known_to_the_logs_redaction() -> None:
     secret = SecretStr("a-password-given-by-the-caller")
-    assert resolve_password(RunContext(password=secret), "/vault", None) is secret
+    assert resolve_password(RunContext(password=secret), ["/vault"], None) is secret
     assert "given-by-the-caller" not in redact_text("it was a-password-given-by-the-caller indeed")
 
 
@@ -172,4 +176,4 @@ def test_a_missing_password_says_how_to_give_one(tmp_path: Path, monkeypatch: py
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
     with pytest.raises(MissingConfigurationError, match="password"):
-        resolve_password(RunContext(), "/vault", None)
+        resolve_password(RunContext(), ["/vault"], None)

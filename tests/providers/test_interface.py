@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -24,11 +23,8 @@ from backupiq.errors import (
     StorageTimeoutError,
     StorageUnsupportedError,
     TooManyOpenFilesError,
-    UnknownDestinationError,
     ValidationError,
 )
-from backupiq.storage.factory import open_destination
-from backupiq.storage.local import LocalProvider
 from backupiq.storage.oserrors import destination_errors, machine_errors
 from backupiq.storage.provider import check_key, is_temporary_key, temporary_name
 
@@ -63,52 +59,6 @@ def test_a_temporary_name_is_recognised_and_fits_where_the_name_fits(name: str) 
     assert is_temporary_key(f"data/ab/{temporary}")
     assert len(temporary.encode()) <= max(255, len(name.encode()))
     assert temporary_name(name) != temporary
-
-
-# --- destinations --------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "dest", ["/backup/here", "file:///backup/here", "file://localhost/backup/here", "FILE:/backup/here"]
-)
-def test_a_path_and_its_url_open_the_folder(dest: str) -> None:
-    provider = open_destination(dest)
-    assert isinstance(provider, LocalProvider)
-    assert provider.root == Path("/backup/here")
-
-
-def test_a_relative_path_a_home_and_an_encoded_url_are_understood(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HOME", "/home/somebody")
-    monkeypatch.setenv("USERPROFILE", "/home/somebody")
-    assert open_destination("some/folder").location == os.path.abspath("some/folder")
-    assert open_destination("~/backup").location == os.path.abspath("/home/somebody/backup")
-    assert open_destination("file:///with%20space").location == os.path.abspath("/with space")
-    assert open_destination("./odd:name").location == os.path.abspath("odd:name")
-
-
-def test_opening_a_destination_makes_nothing(tmp_path: Path) -> None:
-    open_destination(str(tmp_path / "new"))
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize("dest", ["s3://bucket/x", "gs://bucket", "az://container", "icloud:/Folder", "S3://bucket"])
-def test_a_cloud_destination_says_that_it_is_not_available_yet(dest: str) -> None:
-    with pytest.raises(UnknownDestinationError, match="not available yet"):
-        open_destination(dest)
-
-
-@pytest.mark.parametrize(
-    "dest", ["", " ", "ftp://host", "sftp:user@host:/x", "block:nightly", "file://otherhost/x", "file:relative", "a\0b"]
-)
-def test_what_is_no_destination_is_refused(dest: str) -> None:
-    with pytest.raises(UnknownDestinationError):
-        open_destination(dest)
-
-
-def test_the_refusal_repeats_no_password_of_the_url() -> None:
-    with pytest.raises(UnknownDestinationError) as caught:
-        open_destination("rest:https://user:hunter2@host/")
-    assert "hunter2" not in str(caught.value.to_dict())
 
 
 # --- the system's errors -------------------------------------------------------------------------------------------

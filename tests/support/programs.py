@@ -1,8 +1,8 @@
 """The real programs the tests run: restic in two versions, Debian's small tools, and BackupIQ's own console script.
 
-``python -m tests.support.programs`` brings what is missing: Debian packages when run as root, and the newest restic
-built with Go into ``.tools/``. A program that cannot be had makes its tests skip with the reason printed; with
-``CI=true`` a missing Debian program fails them instead.
+``python -m tests.support.programs`` brings what is missing: Debian packages when run as root, and into ``.tools/`` the
+newest restic, built with Go, and Azurite, Azure's storage server for tests, from npm. A program that cannot be had
+makes its tests skip with the reason printed; with ``CI=true`` a missing Debian program fails them instead.
 """
 
 from __future__ import annotations
@@ -27,7 +27,15 @@ ROOT = Path(__file__).resolve().parents[2]
 TOOLS = ROOT / ".tools"
 
 NEWEST_RESTIC = "0.19.1"
-DEBIAN_PACKAGES = {"restic": "restic", "rsync": "rsync", "setfacl": "acl", "setfattr": "attr"}
+AZURITE = "3.37.0"
+DEBIAN_PACKAGES = {
+    "restic": "restic",
+    "rsync": "rsync",
+    "setfacl": "acl",
+    "setfattr": "attr",
+    "node": "nodejs",
+    "npm": "npm",
+}
 """Program -> the Debian package that holds it."""
 
 RUN_SECONDS = 600.0
@@ -280,6 +288,18 @@ def _not_built(why: str) -> str:
     return f"restic {NEWEST_RESTIC} is not built: {why}"
 
 
+def azurite_command() -> list[str]:
+    """Node with Azurite's blob server out of ``.tools/``; ends the test when it is not there (see `unavailable`)."""
+    if not _azurite_is_there():
+        unavailable(f"Azurite {AZURITE} is not installed; run `make programs` (it needs npm)")
+    return [str(require("node")), str(TOOLS / "azurite/node_modules/azurite/dist/src/blob/main.js")]
+
+
+def _azurite_is_there() -> bool:
+    described = TOOLS / "azurite/node_modules/azurite/package.json"
+    return described.exists() and json.loads(described.read_text())["version"] == AZURITE
+
+
 # --- bringing the programs -----------------------------------------------------------------------------------------
 
 
@@ -352,8 +372,20 @@ def _build_restic(target: Path) -> str | None:
     return problem
 
 
+def bring_azurite() -> list[str]:
+    """Installs the pinned Azurite into ``.tools/`` with npm, once. One line for each thing to say."""
+    if _azurite_is_there():
+        return []
+    print(f"installing Azurite {AZURITE} with npm (once, about a minute)", flush=True)
+    quiet = ["--no-save", "--no-audit", "--no-fund", "--loglevel=error"]
+    problem = _quiet(["npm", "install", f"azurite@{AZURITE}", *quiet, "--prefix", str(TOOLS / "azurite")])
+    if problem is None:
+        return [f"installed: Azurite {AZURITE}"]
+    return [f"Azurite {AZURITE} is not installed: {problem}; its tests are skipped"]
+
+
 def main() -> None:
-    for line in bring_debian_packages() + bring_newest_restic():
+    for line in bring_debian_packages() + bring_newest_restic() + bring_azurite():
         print(line, flush=True)
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from backupiq.archive.claims import IndexClaims
 from backupiq.archive.content import ContentTable
+from backupiq.archive.delivery import Delivery
 from backupiq.archive.pack_writer import PACK_SIZE, PackWriter
 from backupiq.archive.reading import FileReader
 from backupiq.archive.session import BackupSession, RunSettings, closing, group_sources
@@ -133,17 +134,23 @@ async def back_up(
         changes = await session.compare(parent_tree)
         session.prepare()
         for batch in plan_batches(zip(changes.to_read, changes.sizes, strict=True), changes.bytes_to_read):
-            delivery = session.new_delivery()
+            delivery = only_delivery(session)
             await session.pack(batch.ordinals)
             delivery.close()
             await delivery.send(repository.provider)
-        delivery = session.new_delivery()
+        delivery = only_delivery(session)
         tree = await session.build_trees()
         delivery.close()
         await delivery.send(repository.provider)
-        assert session.publisher is not None
+        (lane,) = session.lanes.lanes
         snapshot = Snapshot(time=SNAPSHOT_TIME, tree=tree, paths=names, hostname="here")
-        return Saved(await session.publisher.publish(snapshot), tree, session)
+        return Saved(await lane.publisher.publish(snapshot), tree, session)
+
+
+def only_delivery(session: BackupSession) -> Delivery:
+    """A new delivery of a session with one destination."""
+    (delivery,) = session.new_deliveries().values()
+    return delivery
 
 
 async def reopened(repository: Repository) -> Repository:

@@ -255,12 +255,15 @@ async def test_packs_of_an_interrupted_run_are_named_and_used_by_the_next(kitche
     fresh = await reopened(kitchen.repository)
     assert not fresh.index.has(hashlib.sha256(b"one" * 100).digest(), BlobType.DATA)
 
-    assert await adopt_orphans(fresh) == (len(left), sum(pack.size for pack in left))
+    assert await adopt_orphans(fresh, await fresh.list_ids(FileType.PACK)) == (
+        len(left),
+        sum(pack.size for pack in left),
+    )
     assert await read_back(fresh, [hashlib.sha256(b"one" * 100).hexdigest()]) == b"one" * 100
     assert fresh.index.has(hashlib.sha256(b'{"nodes":[]}\n').digest(), BlobType.TREE)
     another = await reopened(kitchen.repository)
     assert await read_back(another, [hashlib.sha256(b"two" * 100).hexdigest()]) == b"two" * 100
-    assert await adopt_orphans(another) == (0, 0)
+    assert await adopt_orphans(another, await another.list_ids(FileType.PACK)) == (0, 0)
     assert len(await names_of(another, FileType.INDEX)) == 1
 
 
@@ -282,7 +285,7 @@ async def test_an_orphan_that_is_cut_short_or_damaged_is_left_alone(kitchen: Kit
     names = await names_of(kitchen.repository, FileType.PACK)
 
     fresh = await reopened(kitchen.repository)
-    assert await adopt_orphans(fresh) == (1, whole.size)
+    assert await adopt_orphans(fresh, await fresh.list_ids(FileType.PACK)) == (1, whole.size)
     assert fresh.index.packs() == [whole.id]
     assert await names_of(fresh, FileType.PACK) == names
 
@@ -294,7 +297,7 @@ async def test_adopted_packs_are_named_in_indexes_of_a_bounded_size(
         await leave_packs(kitchen, [b"%d/%d" % (number, place) for place in range(4)])
     monkeypatch.setattr(publishing, "INDEX_BLOBS", 8)
     fresh = await reopened(kitchen.repository)
-    assert (await adopt_orphans(fresh))[0] >= 5
+    assert (await adopt_orphans(fresh, await fresh.list_ids(FileType.PACK)))[0] >= 5
     indexes = await names_of(fresh, FileType.INDEX)
     sizes = [
         sum(len(blobs) for _, blobs in decode_index(await fresh.load_file(FileType.INDEX, name))) for name in indexes
@@ -308,5 +311,5 @@ async def test_a_whole_repository_has_no_orphans(tmp_path: Path, repository: Rep
     (tmp_path / "source" / "file").write_bytes(b"x")
     await back_up(repository, tmp_path / "spool", tmp_path / "source")
     before = await names_of(repository, FileType.INDEX)
-    assert await adopt_orphans(await reopened(repository)) == (0, 0)
+    assert await adopt_orphans(await reopened(repository), await repository.list_ids(FileType.PACK)) == (0, 0)
     assert await names_of(repository, FileType.INDEX) == before

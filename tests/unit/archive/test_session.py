@@ -26,7 +26,7 @@ from backupiq.errors import BackupIQError, CancelledRunError, SourceNotFoundErro
 from backupiq.repository.pack import BlobType
 from backupiq.repository.repository import FileType, Repository
 from backupiq.telemetry import correlation
-from tests.unit.archive.saving import back_up, names_of, node_at, read_back, reopened
+from tests.unit.archive.saving import back_up, names_of, node_at, only_delivery, read_back, reopened
 from tests.unit.repository.repositories import new_repository
 
 
@@ -173,12 +173,12 @@ async def test_packs_go_to_the_delivery_of_the_batch_that_filled_them(
         half = len(changes.to_read) // 2
         sent = []
         for ordinals in (changes.to_read[:half], changes.to_read[half:]):
-            delivery = session.new_delivery()
+            delivery = only_delivery(session)
             await session.pack(ordinals)
             delivery.close()
             await delivery.send(repository.provider)
             sent.append(delivery.packs)
-        delivery = session.new_delivery()
+        delivery = only_delivery(session)
         tree = await session.build_trees()
         delivery.close()
         await delivery.send(repository.provider)
@@ -252,7 +252,7 @@ async def test_an_error_in_any_step_leaves_no_thread_and_no_spool(
             await session.discover(0, [str(files)])
             await session.compare(None)
             session.prepare()
-            session.new_delivery()
+            session.new_deliveries()
             await session.pack(session.changes.to_read)
             assert run_threads()
             assert spool_folders(spool)
@@ -268,7 +268,7 @@ async def test_an_error_in_one_packing_thread_stops_the_others_and_is_the_one_th
             await session.discover(0, [str(files)])
             await session.compare(None)
             session.prepare()
-            session.new_delivery()
+            session.new_deliveries()
             (folder,) = spool_folders(spool)
             (folder / "owner").unlink()
             folder.rmdir()
@@ -339,7 +339,7 @@ async def test_every_step_of_a_stopped_run_ends_at_once(
             await session.discover(0, [str(files)])
             await session.compare(None)
         session.prepare()
-        session.new_delivery()
+        session.new_deliveries()
         session.stop()
         with pytest.raises(CancelledRunError):
             match step:

@@ -1,0 +1,168 @@
+"""Runs meet a failing destination: how they end, what they leave, and that the next run puts it right."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+
+from tests.faults.cloud_places import S3Place, s3_place
+from tests.faults.faults_table import ROWS, Call, Row
+from tests.faults.hasty_driver import TRIES, HastyCommands
+from tests.faults.support import OBJECT_NAME, files_of, misnamed
+from tests.faults.test_provider_faults import broken
+from tests.support.compare import compare_trees
+from tests.support.fault_rules import Reset
+from tests.support.prefect_server import PrefectServer
+from tests.support.programs import Completed, isolated_home, plain_environment
+
+PASSWORD = "a password for runs that fail"
+PROBE_AT_ONCE = {"BACKUPIQ_BREAKER_COOLDOWN": "0.001"}
+"""The breaker that a failed run opened lets the next one try at once."""
+
+rows = pytest.mark.parametrize("row", [row for row in ROWS if row.call is Call.UPLOAD], ids=lambda row: row.name)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Place]:
+    with s3_place(tmp_path_factory.mktemp("s3")) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def hasty(
+    prefect_server: PrefectServer, place: S3Place, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[HastyCommands]:
+    home = tmp_path_factory.mktemp("home")
+    keys = place.server.environment
+    env = plain_environment() | isolated_home(home) | prefect_server.settings(home) | keys | PROBE_AT_ONCE
+    running = HastyCommands(env, home)
+    try:
+        yield running
+    finally:
+        running.close()
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Files of half a megabyte in all, which make a pack that every fault of the table is in the middle of."""
+    folder = tmp_path_factory.mktemp("source")
+    for number in range(5):
+        (folder / f"file-{number}").write_bytes(random.Random(number).randbytes(100_000))
+    return folder
+
+
+@pytest.fixture
+def bucket(place: S3Place) -> str:
+    place.proxy.clear()
+    return place.new()
+
+
+def destination(place: S3Place, bucket: str) -> str:
+    """The bucket behind the proxy, as a person writes it."""
+    return f"s3://{bucket}/repo?endpoint={quote(place.proxy.url, safe='')}&checksum=SHA256"
+
+
+def stored(place: S3Place, bucket: str) -> dict[str, str]:
+    """Every object of the repository there but its locks, with the hash of its bytes."""
+    found = {}
+    for key in place.server.keys(bucket):
+        name = key.removeprefix("repo/")
+        if not name.startswith("locks/"):
+            found[name] = hashlib.sha256(place.server.read(bucket, key)).hexdigest()
+    return found
+
+
+def kinds(objects: dict[str, str]) -> set[str]:
+    return {name.partition("/")[0] for name in objects}
+
+
+def assert_sound(objects: dict[str, str]) -> None:
+    """Every object holds the bytes that its name says."""
+    for name, digest in objects.items():
+        last = name.rpartition("/")[2]
+        assert last == digest or not OBJECT_NAME.fullmatch(last), name
+
+
+def error_of(done: Completed) -> dict[str, Any]:
+    """The error that a command printed with --json: one object on one line, and no traceback."""
+    assert "Traceback" not in done.stdout + done.stderr
+    said: dict[str, Any] = json.loads(done.stderr.strip().splitlines()[-1])
+    return said
+
+
+@rows
+def test_a_run_to_a_failing_destination_alone_says_why_and_the_next_one_completes_it(
+    place: S3Place, hasty: HastyCommands, source: Path, bucket: str, row: Row
+) -> None:
+    to = destination(place, bucket)
+    expected = row.errors["s3"]
+    assert expected is not None
+    before = place.proxy.count("PUT", "/data/")
+    with broken(place, row):
+        failed = hasty.run("backup", source, "--to", to, "--json", password=PASSWORD)
+    assert failed.returncode == 1, failed
+    assert error_of(failed)["code"] == expected.code
+    assert_nothing_is_half_done(place, bucket)
+    tried = place.proxy.count("PUT", "/data/") - before
+    assert tried >= TRIES or not expected.retryable or row.closed
+
+    done = hasty.run("backup", source, "--to", to, "--json", password=PASSWORD)
+    assert done.returncode == 0, done
+    objects = stored(place, bucket)
+    assert kinds(objects) == {"config", "keys", "data", "index", "snapshots"}
+    assert_sound(objects)
+
+
+@rows
+def test_a_run_completes_at_the_healthy_destination_and_the_next_one_catches_the_other_up(
+    place: S3Place, hasty: HastyCommands, source: Path, bucket: str, row: Row, tmp_path: Path
+) -> None:
+    local, to = tmp_path / "local", destination(place, bucket)
+    first = hasty.run("backup", source, "--to", local, "--to", to, "--json", password=PASSWORD)
+    assert first.returncode == 0, first
+    assert stored(place, bucket) == files_of(local)
+
+    changed = tmp_path / "changed"
+    changed.mkdir()
+    (changed / "file").write_bytes(random.Random(row.name).randbytes(500_000))
+    with broken(place, row):
+        degraded = hasty.run("backup", source, changed, "--to", local, "--to", to, "--json", password=PASSWORD)
+    assert degraded.returncode == 4, degraded
+    assert f"s3://{bucket}/repo" in degraded.stdout + degraded.stderr
+    assert len([name for name in files_of(local) if name.startswith("snapshots/")]) == 2
+    assert misnamed(local) == []
+    assert len([name for name in stored(place, bucket) if name.startswith("snapshots/")]) == 1
+    assert_sound(stored(place, bucket))
+    assert place.leftovers(bucket) == []
+
+    done = hasty.run("backup", source, changed, "--to", local, "--to", to, "--json", password=PASSWORD)
+    assert done.returncode == 0, done
+    assert stored(place, bucket) == files_of(local)
+    assert_sound(stored(place, bucket))
+
+
+def test_what_a_run_stored_after_its_destination_failed_restores_as_it_was(
+    place: S3Place, hasty: HastyCommands, source: Path, bucket: str, tmp_path: Path
+) -> None:
+    to = destination(place, bucket)
+    row = next(row for row in ROWS if isinstance(row.faults["s3"], Reset))
+    with broken(place, row):
+        assert hasty.run("backup", source, "--to", to, password=PASSWORD).returncode == 1
+    assert hasty.run("backup", source, "--to", to, password=PASSWORD).returncode == 0
+    restored = hasty.run("restore", "latest", "--repo", to, "--target", tmp_path / "target", password=PASSWORD)
+    assert restored.returncode == 0, restored
+    assert compare_trees(source, tmp_path / "target" / source.relative_to("/")) == []
+
+
+def assert_nothing_is_half_done(place: S3Place, bucket: str) -> None:
+    left = stored(place, bucket)
+    assert "snapshots" not in kinds(left)
+    assert_sound(left)
+    assert place.leftovers(bucket) == []
