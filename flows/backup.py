@@ -67,7 +67,8 @@ async def _backup(run: RunContext, options: BackupOptions, key_block: str | None
                     snapshot = make_snapshot(opened, session, options, sending.tree)
                     snapshot_id = await sending.publish(snapshot)
                 with correlation(snapshot=snapshot_id[:8]):
-                    log.info("snapshot.published", destinations=sorted(work.writing.complete))
+                    for name in sorted(work.writing.complete):
+                        log.info("snapshot.published", destination=destination_label(name))
             run.report = report = make_report(run, options, opened, session, snapshot_id)
             await report_backup(report)
             return {"snapshot": snapshot_id, "exit_code": report.exit_code}
