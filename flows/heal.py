@@ -32,7 +32,7 @@ from flows.guard import current_breakers, guarded
 from flows.naming import destination_label, human_bytes, short_list
 from flows.portable import from_prefect
 from flows.replicas import open_all
-from flows.reporting import FlowProgress, _artifact, _code, tell_prefect
+from flows.reporting import FlowProgress, as_code, store_artifact, tell_prefect
 from flows.tasks.options import RETRIED, STEP
 from flows.together import together
 
@@ -221,11 +221,11 @@ async def _open(run: RunContext, options: HealOptions, key_block: str | None) ->
 async def _show_plan(plan: HealPlan) -> None:
     if FlowRunContext.get() is None:
         return
-    lines = ["# Plan", "", *(f"- {_code(line)}" for line in plan.lines())]
-    await _artifact(acreate_markdown_artifact(key="heal-plan", markdown="\n".join(lines)))
+    lines = ["# Plan", "", *(f"- {as_code(line)}" for line in plan.lines())]
+    await store_artifact(acreate_markdown_artifact(key="heal-plan", markdown="\n".join(lines)))
     rows = [action.to_dict() | {"sources": ", ".join(action.sources)} for action in plan.actions[:MOST_LISTED]]
     if rows:
-        await _artifact(acreate_table_artifact(key="heal-copies", table=rows))
+        await store_artifact(acreate_table_artifact(key="heal-copies", table=rows))
 
 
 async def _show(report: HealReport) -> None:
@@ -244,6 +244,6 @@ async def _show(report: HealReport) -> None:
     for one in outcome.replicas:
         numbers = (one.objects, one.missing, one.truncated, one.damaged, one.copied, one.lacking)
         cells = ["left out", *["-"] * 5] if one.left_out else [f"{number:,}" for number in numbers]
-        lines.append(f"| {_code(one.name)} | {' | '.join(cells)} |")
+        lines.append(f"| {as_code(one.name)} | {' | '.join(cells)} |")
     lines += ["", *(f"- no replica holds `{key}` right" for key in outcome.lost[:50])]
-    await _artifact(acreate_markdown_artifact(key="heal-summary", markdown="\n".join(lines)))
+    await store_artifact(acreate_markdown_artifact(key="heal-summary", markdown="\n".join(lines)))

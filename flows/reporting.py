@@ -43,7 +43,7 @@ class FlowProgress:
         self._total = 0
         self._done = 0
         self._shown = -1.0
-        self._artifact: UUID | None = None
+        self.store_artifact: UUID | None = None
 
     @classmethod
     @contextlib.asynccontextmanager
@@ -57,7 +57,7 @@ class FlowProgress:
             if teller is not None:
                 teller.cancel()
                 await asyncio.gather(teller, return_exceptions=True)
-        if progress._artifact is not None:
+        if progress.store_artifact is not None:
             await progress._show()
 
     def stage(self, name: str) -> None:
@@ -89,11 +89,11 @@ class FlowProgress:
             return
         self._shown = percent
         try:
-            if self._artifact is not None:
-                await aupdate_progress_artifact(self._artifact, percent)
+            if self.store_artifact is not None:
+                await aupdate_progress_artifact(self.store_artifact, percent)
                 return
             made = await acreate_progress_artifact(percent, description="Bytes read of those to be read")
-            self._artifact = made if isinstance(made, UUID) else None
+            self.store_artifact = made if isinstance(made, UUID) else None
         except Exception as error:  # noqa: BLE001 - a picture of the work never ends the work
             log.debug("progress.not_shown", error=type(error).__name__)
 
@@ -117,7 +117,7 @@ async def report_backup(report: BackupReport) -> None:
     """The artifacts of a backup: a summary, the destinations, and what could not be read."""
     if FlowRunContext.get() is None:
         return
-    await _artifact(acreate_markdown_artifact(key="backup-summary", markdown=backup_markdown(report)))
+    await store_artifact(acreate_markdown_artifact(key="backup-summary", markdown=backup_markdown(report)))
     rows = [
         {
             "destination": d["name"],
@@ -128,21 +128,21 @@ async def report_backup(report: BackupReport) -> None:
         }
         for d in report.destinations
     ]
-    await _artifact(acreate_table_artifact(key="backup-destinations", table=rows))
+    await store_artifact(acreate_table_artifact(key="backup-destinations", table=rows))
     if report.unreadable:
-        await _artifact(acreate_table_artifact(key="backup-unreadable", table=report.unreadable[:MOST_ROWS]))
+        await store_artifact(acreate_table_artifact(key="backup-unreadable", table=report.unreadable[:MOST_ROWS]))
 
 
 async def report_restore(summary: RestoreSummary) -> None:
     """The artifacts of a restore: a summary and what went wrong."""
     if FlowRunContext.get() is None:
         return
-    await _artifact(acreate_markdown_artifact(key="restore-summary", markdown=restore_markdown(summary)))
+    await store_artifact(acreate_markdown_artifact(key="restore-summary", markdown=restore_markdown(summary)))
     if summary.problems:
-        await _artifact(acreate_table_artifact(key="restore-problems", table=summary.problems[:MOST_ROWS]))
+        await store_artifact(acreate_table_artifact(key="restore-problems", table=summary.problems[:MOST_ROWS]))
 
 
-async def _artifact(making: Any) -> None:
+async def store_artifact(making: Any) -> None:
     began = time.monotonic()
     try:
         await making
@@ -158,7 +158,7 @@ def backup_markdown(report: BackupReport) -> str:
         "",
         "| | |",
         "|---|---|",
-        f"| Paths | {', '.join(map(_code, report.paths))} |",
+        f"| Paths | {', '.join(map(as_code, report.paths))} |",
         f"| Files | {report.total_files:,} ({report.files_new:,} new, {report.files_changed:,} changed, "
         f"{report.files_unmodified:,} unmodified) |",
         f"| Size | {human_bytes(report.total_bytes)} |",
@@ -170,7 +170,7 @@ def backup_markdown(report: BackupReport) -> str:
     ]
     if report.unreadable:
         lines.append(f"**{len(report.unreadable):,} items could not be read** and are listed in a table of this run.")
-    lines.extend(f"- {_code(warning)}" for warning in report.warnings[:50])
+    lines.extend(f"- {as_code(warning)}" for warning in report.warnings[:50])
     return "\n".join(lines)
 
 
@@ -181,7 +181,7 @@ def restore_markdown(summary: RestoreSummary) -> str:
         "",
         "| | |",
         "|---|---|",
-        f"| Target | {_code(summary.target)} |",
+        f"| Target | {as_code(summary.target)} |",
         f"| Files | {summary.files:,} |",
         f"| Size | {human_bytes(summary.bytes)} |",
         f"| Left as they were | {summary.skipped:,} |",
@@ -191,7 +191,7 @@ def restore_markdown(summary: RestoreSummary) -> str:
     return "\n".join(lines)
 
 
-def _code(text: str) -> str:
+def as_code(text: str) -> str:
     """Text that came from file names, as inert Markdown."""
     clean = re.sub(r"[`|]", " ", printable(text))
     return f"`{clean}`"

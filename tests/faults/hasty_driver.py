@@ -1,4 +1,4 @@
-"""`tests.faults.driver` with waits of fractions of a second, for runs against destinations that are made to fail.
+"""`tests.faults.driver` with waits of seconds, for runs against destinations that are made to fail.
 
 The waits are values that other modules take over when they are imported, so they are set before anything else is.
 """
@@ -13,7 +13,8 @@ from pathlib import Path
 
 from tests.faults.driver import Commands, serve
 
-HASTY_SECONDS = 3.0
+HASTY_SECONDS = 5.0
+"""For a black hole a long time, for a server on a busy machine a short one."""
 TRIES = 2
 
 

@@ -6,8 +6,11 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.providers.cloud_fixtures import azurite, fake_gcs, gcs_server
 from tests.support.servers.moto import Moto
 from tests.support.servers.seaweedfs import SeaweedFS
+
+__all__ = ["azurite", "fake_gcs", "gcs_server", "moto", "seaweedfs"]
 
 
 @pytest.fixture(scope="session")

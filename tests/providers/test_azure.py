@@ -1,7 +1,5 @@
 """Azure Blob Storage against real servers: credentials, tiers, unfinished uploads, containers, errors."""
 
-# ruff: noqa: F811 - fixtures are imported by their names
-
 from __future__ import annotations
 
 import asyncio
@@ -35,7 +33,7 @@ from backupiq.storage import azure_control
 from backupiq.storage.azure import AzureProvider
 from backupiq.storage.azure_config import AzureConfig
 from backupiq.storage.transfer_options import MIB, TransferOptions
-from tests.providers.cloud_fixtures import Answers, azurite  # noqa: F401 - fixtures
+from tests.providers.cloud_fixtures import Answers
 from tests.providers.contract import Interrupt, keys_of
 from tests.support.programs import ROOT
 from tests.support.servers.azurite import Azurite

@@ -1,7 +1,5 @@
 """The contract of all providers, by Azure Blob Storage."""
 
-# ruff: noqa: F811 - fixtures are imported by their names
-
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
@@ -10,7 +8,6 @@ import pytest
 
 from backupiq.storage.azure import AzureProvider
 from backupiq.storage.provider import StorageProvider
-from tests.providers.cloud_fixtures import azurite  # noqa: F401 - a fixture
 from tests.providers.contract import ProviderContract
 from tests.support.servers.azurite import Azurite
 

@@ -1,7 +1,5 @@
 """Google Cloud Storage against real servers: classes, unfinished uploads, buckets, errors."""
 
-# ruff: noqa: F811 - fixtures are imported by their names
-
 from __future__ import annotations
 
 import asyncio
@@ -29,7 +27,7 @@ from backupiq.errors import (
 from backupiq.storage.gcs import GcsProvider
 from backupiq.storage.gcs_config import ANONYMOUS, GcsConfig
 from backupiq.storage.transfer_options import MIB, TransferOptions
-from tests.providers.cloud_fixtures import Answers, fake_gcs, gcs_server  # noqa: F401 - fixtures
+from tests.providers.cloud_fixtures import Answers
 from tests.providers.contract import Interrupt, keys_of
 from tests.support.servers.base import free_ports
 from tests.support.servers.fake_gcs import FakeGcs

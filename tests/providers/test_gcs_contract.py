@@ -1,7 +1,5 @@
 """The contract of all providers, by Google Cloud Storage."""
 
-# ruff: noqa: F811 - fixtures are imported by their names
-
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
@@ -10,7 +8,6 @@ import pytest
 
 from backupiq.storage.gcs import GcsProvider
 from backupiq.storage.provider import StorageProvider
-from tests.providers.cloud_fixtures import gcs_server  # noqa: F401 - a fixture
 from tests.providers.contract import ProviderContract
 from tests.support.servers.gcs import GcsServer
 

@@ -1,7 +1,5 @@
 """Google Cloud Storage against real servers: credentials of every kind, and where they are not looked for."""
 
-# ruff: noqa: F811 - fixtures are imported by their names
-
 from __future__ import annotations
 
 import json
@@ -22,7 +20,7 @@ from backupiq.errors import (
 )
 from backupiq.storage.gcs import GcsProvider
 from backupiq.storage.gcs_config import GcsConfig
-from tests.providers.cloud_fixtures import Answers, fake_gcs, gcs_server  # noqa: F401 - fixtures
+from tests.providers.cloud_fixtures import Answers
 from tests.support.programs import ROOT, plain_environment
 from tests.support.servers.base import free_ports
 from tests.support.servers.gcs import GcsServer, new_key_pair, service_account

@@ -53,6 +53,7 @@ class TestSeaweedFSInParts(S3Contract):
     test_a_hostile_key_is_refused_by_every_call = None  # type: ignore[assignment]
     test_an_odd_key_is_only_a_name = None  # type: ignore[assignment]
     test_thousands_of_objects_are_each_listed_once = None  # type: ignore[assignment]
+    test_of_many_creators_at_once_exactly_one_wins = None  # type: ignore[assignment]
     test_a_range_is_read = None  # type: ignore[assignment]
     test_a_range_beyond_the_end_is_reported = None  # type: ignore[assignment]
     test_what_is_not_there_is_not_found = None  # type: ignore[assignment]
