@@ -7,7 +7,6 @@ help and completion answer at once and commands that only read never load Prefec
 from __future__ import annotations
 
 import atexit
-import dataclasses
 import io
 import itertools
 import json
@@ -95,32 +94,27 @@ def run(arguments: Sequence[str] | None = None) -> int:
 
     As a process of its own (no ``arguments``) a run that was interrupted leaves at once: everything is given back by
     then, and threads that still talk to Prefect's API would only keep the terminal. One that has come to its end leaves
-    when all exit handlers have run: to take Prefect's modules apart would keep the terminal for half a second more.
+    when all exit handlers have run: to take Prefect's modules apart would keep the terminal for half a second more, and
+    threads of the clouds' libraries that come back to an interpreter in pieces would abort the process.
     """
-    ending = _Ending()
-    if arguments is None:
-        atexit.register(ending.skip_teardown)  # the first to be registered runs last
-    code = ending.code = _run(arguments)
+    if arguments is not None:
+        return _run(arguments)
+    endings: list[int] = []
+    atexit.register(_skip_teardown, endings)  # the first to be registered runs last
+    code = _run(None)
     launch = sys.modules.get("flows.launch")
-    if arguments is None and launch is not None:
-        if code == EXIT_INTERRUPTED:
-            launch.leave(code)
-        ending.quickly = True
+    if code == EXIT_INTERRUPTED and launch is not None:
+        launch.leave(code)
+    endings.append(code)
     return code
 
 
-@dataclasses.dataclass(slots=True)
-class _Ending:
-    """How this process ends once every exit handler has run."""
-
-    code: int = 1
-    quickly: bool = False
-
-    def skip_teardown(self) -> None:
-        if self.quickly:
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(self.code)
+def _skip_teardown(endings: list[int]) -> None:
+    """End the process with the code that the command came to; without one, let the interpreter end it."""
+    if endings:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(endings[0])
 
 
 def _run(arguments: Sequence[str] | None) -> int:

@@ -16,7 +16,7 @@ from urllib.parse import quote
 
 import pytest
 
-from backupiq.errors import StoragePermissionError
+from backupiq.errors import StorageConnectionError, StoragePermissionError
 from tests.faults.cloud_places import S3Place, s3_place
 from tests.faults.faults_table import ROWS, Call, Row
 from tests.faults.hasty_driver import TRIES, HastyCommands
@@ -127,6 +127,8 @@ def test_a_run_completes_at_the_healthy_destination_and_the_next_one_catches_the
     place: S3Place, hasty: HastyCommands, source: Path, bucket: str, row: Row, tmp_path: Path
 ) -> None:
     local, to = tmp_path / "local", destination(place, bucket)
+    if row.closed:  # no first run makes a repository then, as the next test shows
+        assert hasty.run("init", "--to", local, "--to", to, password=PASSWORD).returncode == 0
     with broken(place, row):
         degraded = hasty.run("backup", source, "--to", local, "--to", to, "--json", password=PASSWORD)
     assert degraded.returncode == 4, degraded
@@ -140,6 +142,17 @@ def test_a_run_completes_at_the_healthy_destination_and_the_next_one_catches_the
     assert done.returncode == 0, done
     assert stored(place, bucket) == files_of(local)
     assert_sound(stored(place, bucket))
+
+
+def test_no_repository_is_made_while_a_destination_that_may_hold_one_does_not_answer(
+    place: S3Place, hasty: HastyCommands, source: Path, bucket: str, tmp_path: Path
+) -> None:
+    local, to = tmp_path / "local", destination(place, bucket)
+    with place.proxy.refused():
+        done = hasty.run("backup", source, "--to", local, "--to", to, "--json", password=PASSWORD)
+    assert (done.returncode, error_of(done)["code"]) == (1, StorageConnectionError.code)
+    assert not local.exists() or list(local.iterdir()) == []
+    assert stored(place, bucket) == {}
 
 
 def test_a_destination_that_fails_later_keeps_its_snapshots_and_is_caught_up(
