@@ -21,6 +21,8 @@ class ActiveBackup:
     destinations: Destinations | None
     groups: list[list[str]]
     parent_tree: str | None
+    same_user: bool
+    """Whether the parent was made by the user who runs this."""
     batches: list[Batch] = dataclasses.field(default_factory=list)
     deliveries: dict[tuple[int, str], Delivery] = dataclasses.field(default_factory=dict)
     """By batch and destination."""

@@ -17,19 +17,22 @@ from backupiq.archive.publisher import IndexBook, adopt_orphans, forget_lost_pac
 from backupiq.errors import (
     BackupIQError,
     CircuitOpenError,
+    DegradedRunError,
     RepositoryLockedError,
+    StorageCorruptError,
     StorageError,
     StorageNotFoundError,
 )
 from backupiq.profile import BackupOptions
 from backupiq.replicas.adding import copy_keys_and_config
-from backupiq.replicas.copying import CatchUpReport, catch_up
+from backupiq.replicas.copying import CopyReport, copy_objects
 from backupiq.replicas.heal_plan import plan_heal
 from backupiq.replicas.opening import Condition, OpenReplicas, Probe, name_replicas, open_replicas, probe_replicas
 from backupiq.replicas.survey import ReplicaListing, list_replica
 from backupiq.repository.locking import RepositoryLock, list_locks, lock_repository
-from backupiq.repository.repository import FileType, Repository, in_parallel
+from backupiq.repository.repository import FileType, Repository, file_key, in_parallel
 from backupiq.resilience.breaker import Breaker
+from backupiq.resilience.retry import STANDARD, call_with_retry
 from backupiq.storage.provider import StorageProvider
 from backupiq.storage.throttle import Limits, Throttle
 from backupiq.telemetry import get_logger
@@ -81,30 +84,109 @@ class Destinations:
                     self.give_up(lane, error)
 
     def give_up(self, lane: Lane, error: BackupIQError) -> None:
-        """Go on without a destination; raises the error when no other would be left."""
+        """Go on without a destination; raises the error when that leaves none that the run can be completed at."""
         if lane.error is not None:
             return
-        if not any(other.flows for other in self.lanes.lanes if other is not lane):
-            raise error
         log.warning("destination.given_up", destination=lane.name, error=error.code)
         self.lanes.give_up(lane, error)
+        if not self.complete and not self.lanes.flowing:
+            raise error
 
-    async def catch_up(self, name: str, spool: Path) -> CatchUpReport:
-        """Copy to a destination what it lacks and others have."""
+    def ensure_locked_at(self, lane: Lane) -> None:
+        """Raise LockLostError when the repository there is no longer ours to write to."""
+        if lane.name in self.locks:
+            self.locks[lane.name].ensure_held()
+
+    def ensure_ready(self, lane: Lane) -> None:
+        """Raise unless a snapshot may be published there: the lock is held, and no pack is still to come."""
+        self.ensure_locked_at(lane)
+        if lane.backlog:
+            raise StorageCorruptError(f"{lane.name} lacks packs of this run. {DegradedRunError.hint}")
+
+    def drop_out(self, name: str, error: BackupIQError) -> None:
+        """Leave out a destination before anything was sent: nothing is read from it either."""
+        self.skipped[name] = error
+        for lane in [lane for lane in self.lanes.lanes if lane.name == name]:
+            self.lanes.remove(lane)
+        if self.replicas is not None and name in self.replicas.provider.replicas:
+            self.replicas.provider.leave_out(name)
+
+    async def catch_up(self, name: str, spool: Path, *, snapshot: str | None = None) -> CopyReport:
+        """Copy to a destination what it lacks and others have.
+
+        While the run goes on, that is what it lacked at the beginning, and what others have of this run gets there down
+        its lane. At the end it is everything, and the ``snapshot`` of this run must have come with it.
+
+        Raises the destination's own errors, and DegradedRunError when others keep it from being caught up.
+        """
+
+        def may_pass(error: BackupIQError) -> bool:
+            return bool(error.details.get("may_pass"))
+
+        report = await call_with_retry(lambda: self._catch_up(name, spool, snapshot), STANDARD, retryable=may_pass)
+        if snapshot is not None and not await self.lane(name).provider.file_exists(
+            file_key(FileType.SNAPSHOT, snapshot)
+        ):
+            raise _cannot_catch_up(name, "the snapshot did not get there")
+        return report
+
+    async def _catch_up(self, name: str, spool: Path, snapshot: str | None) -> CopyReport:
         if self.replicas is None:
             raise AssertionError("a single destination lags behind nothing")
-        providers = {lane.name: lane.provider for lane in self.lanes.lanes if lane.name == name or lane.error is None}
-        report = await catch_up(
-            name,
-            providers,
+        listings = await self._list_for(name, everybody=snapshot is None)
+        actions = plan_heal(listings, targets=[name]).actions
+        if snapshot is None:
+            actions = tuple(action for action in actions if not self.lanes.is_own(action.key))
+        report = await copy_objects(
+            actions,
+            {each: self.lane(each).provider for each in listings},
             config_is_right=self.replicas.config_is_right,
             spool=spool / "catching-up",
-            at_hand=lambda key: spool / key[-64:] if (spool / key[-64:]).is_file() else None,
         )
-        self.caught_up[name] = self.caught_up.get(name, 0) + report.copied.objects
-        if report.copied.failures:
-            raise report.copied.failures[0].error
+        self.caught_up[name] = self.caught_up.get(name, 0) + report.stored.get(name, 0)
+        failures = [failure for failure in report.failures if failure.action.target == name and not failure.lost]
+        for failure in failures:
+            if failure.at_target:
+                raise failure.error
+        for failure in failures:
+            raise _cannot_catch_up(name, failure.error.message, may_pass=failure.error.retryable)
         return report
+
+    async def _list_for(self, name: str, *, everybody: bool) -> dict[str, ReplicaListing]:
+        """What a destination and those it is caught up from hold; the destination's error is raised.
+
+        ``everybody``: who else took part at the beginning must still do so, since it alone may hold what is lacking.
+        Else one that is complete is enough: it holds all there is.
+        """
+        lanes = [lane for lane in self.lanes.lanes if everybody or lane.name == name or lane.error is None]
+        why = "no other destination is complete"
+
+        async def one(lane: Lane) -> ReplicaListing | BackupIQError:
+            try:
+                if lane.error is not None and lane.name != name:
+                    return lane.error
+                return await list_replica(lane.provider)
+            except StorageError as error:
+                if lane.name == name:
+                    raise
+                return error
+
+        answers = await in_parallel(lanes, one, limit=len(lanes))
+        found: dict[str, ReplicaListing] = {}
+        for lane, answer in zip(lanes, answers, strict=True):
+            if isinstance(answer, ReplicaListing):
+                found[lane.name] = answer
+            elif everybody:
+                raise _cannot_catch_up(name, answer.message, may_pass=answer.retryable and lane.error is None)
+            else:
+                why = answer.message
+        if not everybody and not self.complete & found.keys():
+            raise _cannot_catch_up(name, why, may_pass=False)
+        return found
+
+
+def _cannot_catch_up(name: str, why: str, *, may_pass: bool = False) -> DegradedRunError:
+    return DegradedRunError(f"{name} could not be caught up: {why}", destination=name, may_pass=may_pass)
 
 
 def make_providers(options: BackupOptions) -> list[StorageProvider]:
@@ -159,9 +241,11 @@ async def _open_several(
         provider = probes[name].provider
         absent = isinstance(opened.errors.get(name), StorageNotFoundError)  # the folder or bucket itself
         if condition is Condition.UNREACHABLE and not absent:
-            found.skipped[name] = opened.errors[name]
+            found.drop_out(name, opened.errors[name])
             continue
         if condition is Condition.EMPTY or absent:
+            if absent:
+                opened.provider.leave_out(name)
             try:
                 async with guard(provider):
                     await copy_keys_and_config(name, provider, opened)
@@ -170,9 +254,9 @@ async def _open_several(
                 continue
             found.created.append(name)
             found.lagging.add(name)
+            opened.provider.replicas[name] = provider  # known for its locks; what is read, others have
         elif condition is not Condition.READY:
             found.lagging.add(name)
-        opened.provider.replicas.setdefault(name, provider)
         found.lanes.add(name, opened.at(name))
     return found
 
@@ -201,8 +285,7 @@ async def _lock_all(stack: contextlib.AsyncExitStack, found: Destinations, optio
     if failed and not found.locks:
         raise next(iter(failed.values()))
     for name, why in failed.items():
-        found.skipped[name] = why
-        found.lanes.remove(found.lane(name))
+        found.drop_out(name, why)
 
 
 # --- what is there already -------------------------------------------------------------------------------------------
@@ -218,44 +301,15 @@ class _Names:
         return f"{FileType.PACK}/{str(name)[:2]}/{name}" in self._listing.objects
 
 
-async def take_stock(found: Destinations) -> tuple[int, int]:
-    """Find which destinations lag, make an interrupted run's packs usable, and forget packs that are lost.
+async def list_destinations(found: Destinations) -> dict[str, ReplicaListing] | None:
+    """What each destination holds, the index being loaded: what it names was stored before the packs are listed here.
 
-    The index must be loaded, so that whatever it names was stored before the packs are listed here. Returns the bytes
-    taken over, and how many packs are lost.
+    None when one did not answer and was left out: what had been read of it must be forgotten, for it may have named
+    what no other one has. Raises its error when no other one is left. Of a single destination nothing is listed.
     """
-    repository = found.repository
-    holders: list[tuple[Repository, _Names]] = []
     if found.replicas is None:
-        listed = await repository.list_ids(FileType.PACK)
-    else:
-        listings = await _list_all(found)
-        plan = plan_heal(listings)
-        found.lagging |= {action.target for action in plan.actions}
-        listed = {}
-        for listing in listings.values():
-            for key, size in listing.objects.items():
-                if key.startswith(f"{FileType.PACK}/"):
-                    listed[key[-64:]] = max(size, listed.get(key[-64:], 0))
-        holders = [(found.lane(name).repository, _Names(listing)) for name, listing in listings.items()]
-    adopted = 0
-    if await _alone_everywhere(found):
-        for lane in found.lanes.lanes:
-            await sweep(lane.provider)
-        packs, adopted = await adopt_orphans(repository, listed, holders)
-        if packs:
-            log.info("run.resumed", packs=packs, bytes=adopted)
-    return adopted, await forget_lost_packs(repository, listed)
+        return {}
 
-
-async def _alone_everywhere(found: Destinations) -> bool:
-    for lane in found.lanes.lanes:
-        if not is_alone(await list_locks(lane.repository)):
-            return False
-    return True
-
-
-async def _list_all(found: Destinations) -> dict[str, ReplicaListing]:
     async def one(lane: Lane) -> ReplicaListing | BackupIQError:
         try:
             async with found.breaker(found.lanes.lanes.index(lane)).attempt():
@@ -264,11 +318,58 @@ async def _list_all(found: Destinations) -> dict[str, ReplicaListing]:
             return error
 
     lanes = list(found.lanes.lanes)
-    answers = await in_parallel(lanes, one, limit=max(1, len(lanes)))
-    listings: dict[str, ReplicaListing] = {}
-    for lane, answer in zip(lanes, answers, strict=True):
-        if isinstance(answer, BackupIQError):
-            found.give_up(lane, answer)
-        else:
-            listings[lane.name] = answer
-    return listings
+    answers = dict(zip((lane.name for lane in lanes), await in_parallel(lanes, one, limit=len(lanes)), strict=True))
+    listings = {name: answer for name, answer in answers.items() if isinstance(answer, ReplicaListing)}
+    errors = {name: answer for name, answer in answers.items() if isinstance(answer, BackupIQError)}
+    if errors and not listings:
+        raise next(iter(errors.values()))
+    for name, error in errors.items():
+        log.warning("destination.given_up", destination=name, error=error.code)
+        found.drop_out(name, error)
+    if errors:
+        opened = found.repository
+        found.repository = Repository(opened.provider, opened.master, opened.config, opened.key_id)
+    return None if errors else listings
+
+
+async def take_stock(found: Destinations, listings: Mapping[str, ReplicaListing] | None = None) -> tuple[int, int]:
+    """Find which destinations lag, make an interrupted run's packs usable, and forget packs that are lost.
+
+    ``listings`` are those of `list_destinations`. Returns the bytes taken over, and how many packs are lost.
+    """
+    repository = found.repository
+    holders: list[tuple[Repository, _Names]] = []
+    if not listings:
+        listed = await repository.list_ids(FileType.PACK)
+    else:
+        found.lagging |= {action.target for action in plan_heal(listings).actions}
+        listed = {}
+        for listing in listings.values():
+            for key, size in listing.pairs():
+                if key.startswith(f"{FileType.PACK}/"):
+                    listed[key[-64:]] = max(size, listed.get(key[-64:], 0))
+        holders = [(found.lane(name).repository, _Names(listing)) for name, listing in listings.items()]
+    adopted = 0
+    if await _alone_everywhere(found):
+        for lane in found.lanes.lanes:
+            await sweep(lane.provider)
+        names = list(listings or ())
+        packs, adopted = await adopt_orphans(
+            repository,
+            listed,
+            holders,
+            on_failure=(lambda at, error: found.give_up(found.lane(names[at]), error)) if holders else None,
+        )
+        if packs:
+            log.info("run.resumed", packs=packs, bytes=adopted)
+    return adopted, await forget_lost_packs(repository, listed)
+
+
+async def _alone_everywhere(found: Destinations) -> bool:
+    for lane in found.lanes.lanes:
+        try:
+            if not is_alone(await list_locks(lane.repository)):
+                return False
+        except StorageError as error:
+            found.give_up(lane, error)
+    return True

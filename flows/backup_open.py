@@ -14,13 +14,19 @@ from pydantic import SecretStr
 from backupiq.archive.session import BackupSession, RunSettings, closing, group_sources
 from backupiq.archive.spool import default_parent
 from backupiq.discovery.rules import ExcludeRules, PatternLine, read_pattern_file
-from backupiq.errors import RepositoryMissingError
+from backupiq.errors import RepositoryMissingError, StorageError
 from backupiq.profile import BackupOptions
 from backupiq.repository.repository import Repository
 from backupiq.repository.snapshot import Snapshot
 from backupiq.storage.provider import StorageProvider
 from flows.active import ActiveBackup
-from flows.backup_destinations import Destinations, make_providers, open_destinations, take_stock
+from flows.backup_destinations import (
+    Destinations,
+    list_destinations,
+    make_providers,
+    open_destinations,
+    take_stock,
+)
 from flows.context import RunContext
 from flows.guard import Breakers, guarding
 from flows.opening import absolute, choose_parent, own_folders, resolve_password
@@ -56,8 +62,10 @@ async def open_backup(
         else:
             destinations = await open_destinations(stack, run, providers, password, options, breakers)
             opened = Opened(destinations.repository, destinations)
-        if opened.repository is not None:
-            await _take_stock(opened.repository, options, opened)
+        if opened.destinations is not None:
+            await _take_stock(opened.destinations, options, opened)
+        elif opened.repository is not None:
+            await _read(opened.repository, options, opened)
         parent_tree = opened.parent[1].tree if opened.parent else None
         settings = RunSettings(options.threads or default_threads(), default_parent(), options.dry_run)
         progress = await stack.enter_async_context(FlowProgress.over(run.progress))
@@ -73,21 +81,38 @@ async def open_backup(
         for warning in opened.warnings:
             session.warn(warning)
         await stack.enter_async_context(closing(session))
-        yield ActiveBackup(session, opened.destinations, group_sources(options.paths), parent_tree), opened
+        yield (
+            ActiveBackup(session, opened.destinations, group_sources(options.paths), parent_tree, _same_user(opened)),
+            opened,
+        )
+
+
+def _same_user(opened: Opened) -> bool:
+    """Whether the parent snapshot was made by the user who runs this: only then were the same attributes visible."""
+    get_uid = getattr(os, "geteuid", None)
+    return opened.parent is not None and get_uid is not None and opened.parent[1].uid == get_uid()
 
 
 async def _open_to_look(providers: Sequence[StorageProvider], password: SecretStr) -> Repository | None:
-    """The repository at the first destination that holds one, for a run that stores nothing."""
+    """The repository at the first destination that holds one, for a run that stores nothing.
+
+    Raises why a destination did not answer when none that did holds one.
+    """
+    away: StorageError | None = None
     for provider in providers:
         try:
             return await Repository.open(provider, password.get_secret_value())
         except RepositoryMissingError:
             continue
+        except StorageError as error:
+            away = away or error
+    if away is not None:
+        raise away
     return None
 
 
-async def _take_stock(repository: Repository, options: BackupOptions, opened: Opened) -> None:
-    """Find what is there already: the parent, the index, what an interrupted run left, and what has been lost."""
+async def _read(repository: Repository, options: BackupOptions, opened: Opened) -> None:
+    """The parent and the index."""
     # The parent first: an index loaded after it names everything it needs, whoever publishes meanwhile.
     opened.parent = await choose_parent(
         repository,
@@ -98,9 +123,17 @@ async def _take_stock(repository: Repository, options: BackupOptions, opened: Op
         on_damaged=lambda _, error: opened.warnings.append(error.message),
     )
     await repository.load_index()
-    if opened.destinations is None:
-        return
-    opened.resumed, lost = await take_stock(opened.destinations)
+
+
+async def _take_stock(destinations: Destinations, options: BackupOptions, opened: Opened) -> None:
+    """Find what is there already: the parent, the index, what an interrupted run left, and what has been lost."""
+    listings = None
+    while listings is None:  # each time with a destination less
+        opened.repository = destinations.repository
+        opened.warnings.clear()
+        await _read(destinations.repository, options, opened)
+        listings = await list_destinations(destinations)
+    opened.resumed, lost = await take_stock(destinations, listings)
     if lost:
         opened.warnings.append(
             f"{lost} packs of the repository are missing or cut short. What they held is stored anew where it is still "

@@ -23,6 +23,11 @@ def destination_label(destination: str) -> str:
     return printable_path(os.fsencode(re.sub(r"//[^/@]*@", "//", text))) if found else short_list([text])
 
 
+TAGGED = frozenset({"s3", "gcs", "azure", "icloud"})
+"""Kinds of destinations whose uploads carry a tag that can be limited. For a disk it would only cost time: Prefect asks
+its server before each task with a tag, and with SQLite that waits two seconds when another write comes between."""
+
+
 def tag_of(kind: str) -> str:
     """The tag of tasks that upload to destinations of that kind."""
     return f"backupiq-{kind}"

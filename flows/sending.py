@@ -9,18 +9,19 @@ from types import TracebackType
 from typing import Any, Self
 
 from backupiq.archive.lanes import Lane
-from backupiq.errors import BackupIQError, CircuitOpenError, LockLostError, StorageError
+from backupiq.errors import BackupIQError, CircuitOpenError, DegradedRunError, LockLostError, StorageError
 from backupiq.repository.snapshot import Snapshot
 from backupiq.telemetry import get_logger
 from flows.active import ActiveBackup
 from flows.naming import destination_label
 from flows.tasks.publish import catch_up, publish_snapshot
 from flows.tasks.store import upload_to
+from flows.together import together
 
 UPLOADS_IN_FLIGHT = 3
 """Batches being sent to one destination at a time."""
 
-_AWAY = (StorageError, CircuitOpenError, LockLostError)
+_AWAY = (StorageError, CircuitOpenError, LockLostError, DegradedRunError)
 """What ends a destination's part in the run, and not the run as long as there is another one."""
 
 log = get_logger("backupiq.flows.sending")
@@ -30,8 +31,9 @@ class Sending:
     """The uploads of a run under way.
 
     Invariants: a destination that fails for good is given up and the others go on; when the last one fails, its error
-    is raised, at the next `batch` or in `everything`. Nothing runs any more once the context has been left. A snapshot
-    is published at a destination only when all its packs are confirmed there, and it has been caught up if it lagged.
+    is raised, at the next `batch` or in `everything` or `publish`. Nothing runs any more once the context has been
+    left. A snapshot is published at a destination only when all its packs are confirmed there, and it has been caught
+    up if it lagged; no destination waits for another one with that.
     """
 
     def __init__(self, key: str, work: ActiveBackup) -> None:
@@ -39,8 +41,7 @@ class Sending:
         self._work = work
         self._to = work.writing
         self._slots = {lane.name: asyncio.Semaphore(UPLOADS_IN_FLIGHT) for lane in self._to.lanes.lanes}
-        self._uploads: set[asyncio.Task[None]] = set()
-        self._catching_up: dict[str, asyncio.Task[None]] = {}
+        self._uploads: dict[str, set[asyncio.Task[None]]] = {lane.name: set() for lane in self._to.lanes.lanes}
         self._failure: BaseException | None = None
         self._failed = asyncio.Event()
         self.tree = ""
@@ -49,18 +50,26 @@ class Sending:
     async def __aenter__(self) -> Self:
         for lane in self._to.lanes.lanes:
             if lane.name in self._to.lagging:
-                work = self._attempt(lane, catch_up(self._key, *self._named(lane)))
-                self._catching_up[lane.name] = asyncio.create_task(work)
+                self._start(lane, self._attempt(lane, catch_up(self._key, *self._named(lane))))
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        tasks = {*self._uploads, *self._catching_up.values()}
+        tasks = self._under_way()
         for task in tasks:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks)
+
+    def _start(self, lane: Lane, work: Coroutine[Any, Any, None]) -> None:
+        mine = self._uploads[lane.name]
+        task = asyncio.create_task(work)
+        mine.add(task)
+        task.add_done_callback(mine.discard)
+
+    def _under_way(self) -> set[asyncio.Task[None]]:
+        return set[asyncio.Task[None]]().union(*self._uploads.values())
 
     @contextlib.asynccontextmanager
     async def batch(self, number: int) -> AsyncIterator[None]:
@@ -69,9 +78,8 @@ class Sending:
         deliveries = self._work.session.new_deliveries()
         for name, delivery in deliveries.items():
             self._work.deliveries[number, name] = delivery
-            task = asyncio.create_task(self._send(self._to.lane(name), number))
-            self._uploads.add(task)
-            task.add_done_callback(self._uploads.discard)
+            lane = self._to.lane(name)
+            self._start(lane, self._send(lane, number))
         body = asyncio.current_task()
         watcher = asyncio.create_task(self._interrupt(body)) if body is not None else None
         try:
@@ -87,7 +95,7 @@ class Sending:
                 delivery.close()
 
     async def _interrupt(self, body: asyncio.Task[Any]) -> None:
-        """Packing waits for room in the spool, which nobody makes any more once every destination has failed."""
+        """Once every destination has failed, what is packed goes nowhere."""
         await self._failed.wait()
         body.cancel()
 
@@ -97,7 +105,7 @@ class Sending:
 
     async def _attempt(self, lane: Lane, work: Coroutine[Any, Any, Any]) -> None:
         """Do it; when it fails for good, go on without the destination."""
-        if lane.error is not None:
+        if not lane.flows:
             work.close()
             return
         try:
@@ -122,51 +130,52 @@ class Sending:
             raise self._failure
 
     async def everything(self) -> None:
-        """Wait until every pack is confirmed wherever it is still to go."""
-        while self._uploads:
-            await asyncio.wait(self._uploads)
+        """Wait until one destination has all packs; the others go on, and `publish` waits for each."""
+        while self._failure is None and all(self._uploads[lane.name] for lane in self._to.lanes.flowing):
+            under_way = self._under_way()
+            if not under_way:
+                break
+            await asyncio.wait(under_way, return_when=asyncio.FIRST_COMPLETED)
         self._raise_failure()
 
     async def publish(self, snapshot: Snapshot) -> str:
-        """Publish at every destination that has everything, then at those that can be caught up; the snapshot's id."""
-        ids: list[str] = []
-
-        async def at(lane: Lane) -> None:
-            if lane.name in self._catching_up:
-                await asyncio.wait([self._catching_up[lane.name]])
-            if not lane.flows:
-                return
-            try:
-                ids.append(await publish_snapshot(self._key, snapshot, *self._named(lane)))
-                self._to.complete.add(lane.name)
-            except _AWAY as error:
-                if not self._to.complete and not any(other.flows for other in self._others(lane)):
-                    raise
-                self._to.lanes.give_up(lane, error)
-
+        """Publish at every destination as soon as it has everything, then at those that can be caught up; its id."""
         lanes = self._to.lanes.lanes
-        async with asyncio.TaskGroup() as group:
-            for lane in lanes:
-                group.create_task(at(lane))
+        async with together() as group:
+            published = [group.create_task(self._publish_at(lane, snapshot)) for lane in lanes]
         self._raise_failure()
-        for lane in lanes:
-            if lane.name not in self._to.complete:
-                await self._catch_up_late(lane)
-        return ids[0]
+        snapshot_id = next(found for task in published if (found := task.result()) is not None)
+        async with together() as group:
+            for lane in lanes:
+                if lane.name not in self._to.complete:
+                    group.create_task(self._catch_up_late(lane, snapshot_id))
+        return snapshot_id
+
+    async def _publish_at(self, lane: Lane, snapshot: Snapshot) -> str | None:
+        while mine := set(self._uploads[lane.name]):
+            await asyncio.wait(mine)
+        if not lane.flows:
+            return None
+        try:
+            self._to.ensure_ready(lane)
+            snapshot_id = await publish_snapshot(self._key, snapshot, *self._named(lane))
+        except _AWAY as error:
+            self._lose(lane, error)
+            return None
+        self._to.complete.add(lane.name)
+        return snapshot_id
 
     def _named(self, lane: Lane) -> tuple[int, str]:
         """How tasks are told of a destination: its lane's place, and its name for people."""
         return self._to.lanes.lanes.index(lane), destination_label(lane.name)
 
-    def _others(self, lane: Lane) -> list[Lane]:
-        return [other for other in self._to.lanes.lanes if other is not lane]
-
-    async def _catch_up_late(self, lane: Lane) -> None:
+    async def _catch_up_late(self, lane: Lane, snapshot_id: str) -> None:
         """Give a destination that fell behind, or failed in a way that may have passed, one more chance."""
-        if lane.error is not None and not lane.error.retryable:
+        if lane.error is not None and not (lane.error.retryable or isinstance(lane.error, DegradedRunError)):
             return
         try:
-            await catch_up(self._key, *self._named(lane))
+            self._to.ensure_locked_at(lane)
+            await catch_up(self._key, *self._named(lane), snapshot_id)
         except _AWAY as error:
             lane.error = lane.error or error
             log.warning("destination.lags", destination=lane.name, error=error.code)

@@ -20,12 +20,13 @@ from prefect.exceptions import ObjectNotFound
 from backupiq.errors import MissingConfigurationError, ValidationError
 from blocks.destinations import TYPES
 from blocks.repository_key import RepositoryKey
-from flows.naming import tag_of
+from flows.naming import TAGGED, tag_of
 from flows.reach import api_errors
 
 TAG_LIMIT = 16
 """Upload tasks at once to destinations of one kind, of all runs together, unless another number is asked for."""
 MOST_AT_ONCE = 10_000
+LIMITED = tuple(kind.kind for kind in TYPES if kind.kind in TAGGED)
 LIMIT_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}")
 
 
@@ -58,7 +59,7 @@ def parse_limits(given: Iterable[str], *, kinds: bool) -> dict[str, int]:
 
     ValidationError for anything else, and for numbers below 1: a limit of 0 would hold every run up for ever.
     """
-    known = [kind.kind for kind in TYPES]
+    known = list(LIMITED)
     parsed: dict[str, int] = {}
     for text in given:
         name, equals, number = text.partition("=")
@@ -90,7 +91,7 @@ async def set_up(tag_limits: Mapping[str, int], global_limits: Mapping[str, int]
                     done.append(SetupItem("block type", kind.title, Outcome.LEFT_OUT, reason=reason))
                 else:
                     done.append(await _register(client, cls, cls.get_block_type_name()))
-            done += [await _limit_tag(client, tag_of(kind.kind), tag_limits.get(kind.kind)) for kind in TYPES]
+            done += [await _limit_tag(client, tag_of(kind), tag_limits.get(kind)) for kind in LIMITED]
             done += [await _limit(client, name, slots) for name, slots in global_limits.items()]
     return done
 

@@ -9,15 +9,27 @@ from array import array
 
 from backupiq.archive.content import ContentState, ContentTable
 from backupiq.archive.inventory import Inventory
+from backupiq.archive.owners import group_name, user_name
 from backupiq.discovery.entry import Directory, EntryKind, FileEntry
 from backupiq.errors import RepositoryDamagedError
 from backupiq.repository.gojson import format_time_ns, parse_time_ns, quote_name
 from backupiq.repository.index import MasterIndex
 from backupiq.repository.pack import BlobType
 from backupiq.repository.reader import BlobReader
-from backupiq.repository.tree import Node
+from backupiq.repository.tree import Node, go_mode
 
 FOLDERS_A_TURN = 64
+NODE_TYPES = {
+    EntryKind.FILE: "file",
+    EntryKind.DIR: "dir",
+    EntryKind.SYMLINK: "symlink",
+    EntryKind.FIFO: "fifo",
+    EntryKind.CHARDEV: "chardev",
+    EntryKind.BLOCKDEV: "dev",
+    EntryKind.SOCKET: "socket",
+}
+WITH_LINKS = frozenset({EntryKind.FILE, EntryKind.SYMLINK, EntryKind.CHARDEV, EntryKind.BLOCKDEV})
+"""Kinds whose number of names is written."""
 
 
 @dataclasses.dataclass(slots=True)
@@ -36,14 +48,30 @@ class Changes:
     """Raw ids of the trees in packs that gave a damaged one: what of them is still needed must be stored again."""
     parent_trees: dict[bytes, str] = dataclasses.field(default_factory=dict)
     """Path of a folder to the id of its tree in the parent."""
+    described: set[bytes] = dataclasses.field(default_factory=set)
+    """Paths of folders whose own entries are all as the parent's tree has them: it serves again if those below do."""
+
+    def reusable(self) -> set[bytes]:
+        """Of the described folders, those whose tree in the parent is not suspected to be damaged."""
+        if not self.suspect_trees:
+            return self.described
+        return {path for path in self.described if bytes.fromhex(self.parent_trees[path]) not in self.suspect_trees}
 
 
 async def find_changes(
-    inventory: Inventory, content: ContentTable, *, reader: BlobReader, index: MasterIndex, parent_tree: str | None
+    inventory: Inventory,
+    content: ContentTable,
+    *,
+    reader: BlobReader,
+    index: MasterIndex,
+    parent_tree: str | None,
+    same_user: bool = False,
 ) -> Changes:
     """Compare every file with the parent's tree (None: there is no parent) and fill in the content of those unchanged.
 
     A file is unchanged when size, mtime, ctime and inode are those of the parent and all of its blobs are indexed.
+    ``same_user``: the parent was made by the user who runs this, who sees the same attributes. Only then are its trees
+    taken over as they are; ctime tells that nothing has changed in an entry.
     """
     changes = Changes()
     if parent_tree is not None:
@@ -53,11 +81,13 @@ async def find_changes(
             # Trees mostly come from memory, and a wait that waits for nothing lets no signal and no lock's refresh in.
             await asyncio.sleep(0)
         nodes = await _parent_nodes(directory, changes, reader, index)
+        described = same_user and bool(nodes) and len(nodes) == len(directory.children)
         for position, child in enumerate(directory.children):
+            known = nodes.get(quote_name(child.name)) if nodes else None
+            described = described and known is not None and describes(known, child)
             if child.kind != EntryKind.FILE:
                 continue
             ordinal = first + position
-            known = nodes.get(quote_name(child.name)) if nodes else None
             ids = unchanged_content(child, known, index) if known is not None else None
             if ids is not None:
                 content.set(ordinal, ids, ContentState.UNCHANGED)
@@ -70,7 +100,33 @@ async def find_changes(
                 changes.files_changed += 1
             else:
                 changes.files_new += 1
+            described = False
+        if described:
+            changes.described.add(directory.path)
     return changes
+
+
+def describes(node: Node, entry: FileEntry) -> bool:
+    """Whether the parent's node says of the entry what a new one would, going by its times, inode and what is cheap."""
+    kind = entry.kind
+    mtime = format_time_ns(entry.mtime_ns)
+    return (
+        node.mtime == mtime
+        and node.atime == mtime
+        and node.ctime == format_time_ns(entry.ctime_ns)
+        and node.inode == entry.inode
+        and node.device_id == entry.device
+        and node.type == NODE_TYPES[kind]
+        and node.mode == go_mode(entry.mode)
+        and node.uid == entry.uid
+        and node.gid == entry.gid
+        and node.user == user_name(entry.uid)
+        and node.group == group_name(entry.gid)
+        and node.links == (entry.links if kind in WITH_LINKS else 0)
+        and node.size == (entry.size if kind == EntryKind.FILE else 0)
+        and node.generic_attributes is None
+        and not node.error
+    )
 
 
 async def _parent_nodes(

@@ -1,7 +1,8 @@
 """A run's way to each of its destinations: every finished pack goes down every lane, and a slow one stops no other.
 
-A pack's file stays in the spool until each lane has confirmed it or lets go of it. A lane that uses more than its share
-of the spool while another one is ahead falls behind: it gets no more packs and is caught up at the end, by copying.
+A pack's file stays in the spool until each lane has confirmed it or lets go of it. A lane for which more than its share
+of the spool is held while another one is ahead, with next to nothing left to send, falls behind: it gets no more packs
+and is caught up at the end, by copying.
 """
 
 from __future__ import annotations
@@ -18,9 +19,12 @@ from backupiq.archive.publisher import IndexBook, Publisher
 from backupiq.archive.spool import Spool
 from backupiq.errors import BackupIQError
 from backupiq.repository.pack import FinishedPack
-from backupiq.repository.repository import Repository
+from backupiq.repository.repository import FileType, Repository
 from backupiq.storage.provider import StorageProvider
 from backupiq.telemetry import get_logger
+
+AHEAD = 1 / 4
+"""A lane is ahead when no more than this part of a share waits for it. Lanes of the same speed leave none behind."""
 
 log = get_logger("backupiq.archive.lanes")
 
@@ -30,7 +34,7 @@ class Lane:
     """One destination of a run.
 
     ``error``: why it is given up for this run. ``behind``: it gets no packs of this run any more, and needs to be
-    caught up. ``backlog``: bytes of packs that wait for it.
+    caught up. ``backlog``: bytes of room in the spool that packs take up which wait for it.
     """
 
     name: str
@@ -55,8 +59,9 @@ class Lane:
 class Lanes:
     """All lanes of a run. Used in one event loop, but for `put`, which any thread may call.
 
-    Invariants: a pack's file is removed, and its room in the spool given back, exactly when no lane needs it any more;
-    at least one lane flows until all are given up; with a single lane its packs may be moved to the destination.
+    Invariants: a pack's file is removed, and its room in the spool given back, exactly when no lane needs it any more,
+    which is not before uploads of it have ended; at least one lane flows until all are given up, or the last one that
+    flowed is; with a single lane its packs may be moved to the destination.
     """
 
     def __init__(self, book: IndexBook) -> None:
@@ -65,6 +70,7 @@ class Lanes:
         self._loop = asyncio.get_running_loop()
         self._spool: Spool | None = None
         self._needed: dict[bytes, tuple[FinishedPack, set[str]]] = {}
+        self._packs: set[bytes] = set()
 
     def add(self, name: str, repository: Repository) -> Lane:
         """A further lane, to the repository at one destination."""
@@ -86,12 +92,23 @@ class Lanes:
         """The lanes that packs go down now."""
         return [lane for lane in self.lanes if lane.flows]
 
+    def is_own(self, key: str) -> bool:
+        """Whether the object of that key is a pack, an index or the snapshot of this run, sent anywhere or not yet."""
+        folder, _, rest = key.partition("/")
+        if folder == FileType.PACK:
+            return bytes.fromhex(rest[-64:]) in self._packs
+        return folder in (FileType.INDEX, FileType.SNAPSHOT) and self.book.is_own(rest)
+
     def open_deliveries(self) -> dict[str, Delivery]:
         """Where packs finished from now on go, until the next call: by lane."""
         opened: dict[str, Delivery] = {}
         for lane in self.flowing:
-            confirmed = functools.partial(self._confirmed, lane)
-            delivery = Delivery(self._loop, confirmed, may_move=self._is_the_last)
+            delivery = Delivery(
+                self._loop,
+                functools.partial(self._confirmed, lane),
+                on_dropped=functools.partial(self._done_with, lane),
+                may_move=self._is_the_last,
+            )
             lane.deliveries = [each for each in lane.deliveries if each.waiting or not each.closed]
             lane.deliveries.append(delivery)
             opened[lane.name] = delivery
@@ -99,15 +116,16 @@ class Lanes:
 
     def put(self, pack: FinishedPack) -> None:
         """Hand over a finished pack; from now on its file in the spool is this object's."""
-        targets = {lane.name: lane.deliveries[-1] for lane in self.flowing if lane.deliveries}
-        self._loop.call_soon_threadsafe(self._put, pack, targets)
+        # Which delivery it belongs to is decided in the loop: the one that is the last now may have ended by then.
+        self._loop.call_soon_threadsafe(self._put, pack)
 
-    def _put(self, pack: FinishedPack, targets: dict[str, Delivery]) -> None:
-        wanting = [lane for lane in self.flowing if lane.name in targets]
+    def _put(self, pack: FinishedPack) -> None:
+        wanting = self.flowing
+        self._packs.add(pack.id)
         self._needed[pack.id] = (pack, {lane.name for lane in wanting})
         for lane in wanting:
-            targets[lane.name].take(pack)
-            lane.backlog += pack.size
+            lane.backlog += PACK_SIZE
+            lane.deliveries[-1].take(pack)
         if not wanting:
             self._let_go(pack.id)
         self._look_for_slow_ones()
@@ -116,43 +134,45 @@ class Lanes:
         flowing = self.flowing
         if self._spool is None or len(flowing) < 2:
             return
-        share = self._spool.limit // len(self.lanes)
-        ahead = min(lane.backlog for lane in flowing)
+        share = self._share(self._spool)
+        if min(lane.backlog for lane in flowing) > share * AHEAD:
+            return
         for lane in flowing:
-            if lane.backlog > share and lane.backlog > ahead:
+            if lane.backlog > share:
                 log.warning("lane.behind", destination=lane.name, backlog=lane.backlog)
                 self.leave_behind(lane)
+
+    def _share(self, spool: Spool) -> int:
+        """Half of the room that finished packs can take, beside those being filled. All lanes need the same packs."""
+        being_filled = spool.held - len(self._needed) * PACK_SIZE
+        return max(PACK_SIZE, (spool.limit - being_filled) // 2)
 
     def leave_behind(self, lane: Lane) -> None:
         """Send it no more packs of this run: it is to be caught up."""
         lane.behind = True
-        self._empty(lane)
+        self._close_lane(lane)
 
     def give_up(self, lane: Lane, error: BackupIQError) -> None:
         """Go on without it."""
         lane.error = error
-        lane.publisher.retire()
-        self._empty(lane)
+        self._close_lane(lane)
 
-    def _empty(self, lane: Lane) -> None:
+    def _close_lane(self, lane: Lane) -> None:
+        lane.publisher.retire()
         for delivery in lane.deliveries:
-            for pack_id in list(delivery.waiting):
-                self._release(lane, pack_id)
             delivery.drop()
-        lane.backlog = 0
 
     def _confirmed(self, lane: Lane, pack: FinishedPack) -> None:
-        lane.backlog -= pack.size
         lane.publisher.confirm(pack)
-        self._release(lane, pack.id)
+        self._done_with(lane, pack)
+        self._look_for_slow_ones()
 
-    def _release(self, lane: Lane, pack_id: bytes) -> None:
-        found = self._needed.get(pack_id)
-        if found is None:
-            return
-        found[1].discard(lane.name)
-        if not found[1]:
-            self._let_go(pack_id)
+    def _done_with(self, lane: Lane, pack: FinishedPack) -> None:
+        lane.backlog -= PACK_SIZE
+        waiting = self._needed[pack.id][1]
+        waiting.discard(lane.name)
+        if not waiting:
+            self._let_go(pack.id)
 
     def _let_go(self, pack_id: bytes) -> None:
         pack, _ = self._needed.pop(pack_id)

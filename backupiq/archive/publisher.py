@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import hashlib
+import itertools
 import time
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 
 from backupiq.errors import RepositoryDamagedError, StorageCorruptError, StorageError
 from backupiq.repository.crypto import MasterKey
@@ -23,6 +25,9 @@ from backupiq.telemetry import get_logger
 INDEX_BLOBS = 50_000
 INDEX_SECONDS = 300.0
 HEADERS_AT_ONCE = 8
+
+_Named = tuple[bytes, Sequence[PackBlob]]
+"""A pack as an index names it: id and blobs."""
 
 log = get_logger("backupiq.archive.publisher")
 
@@ -46,7 +51,7 @@ class IndexBook:
     def __init__(self, master: MasterKey, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._master = master
         self._clock = clock
-        self._pending: list[tuple[bytes, Sequence[PackBlob]]] = []
+        self._pending: list[_Named] = []
         self._known: set[bytes] = set()
         self._blobs = 0
         self._last = clock()
@@ -54,7 +59,12 @@ class IndexBook:
         self._first = 0
         self._segments: list[Segment] = []
         self._readers: dict[int, int] = {}
+        self._own: set[str] = set()
         self._snapshot: tuple[bytes, bytes] | None = None
+
+    def is_own(self, name: str) -> bool:
+        """Whether an index or snapshot of that name was made here."""
+        return name in self._own
 
     def note(self, pack: FinishedPack) -> None:
         """Some destination holds this pack."""
@@ -71,30 +81,25 @@ class IndexBook:
     async def cut(self, packs: Container[bytes]) -> None:
         """Make segments of about 50,000 blobs of the pending packs that are among ``packs``."""
         async with self._cutting:
-            part: list[tuple[bytes, Sequence[PackBlob]]] = []
-            blobs = 0
-            for pack in [pack for pack in self._pending if pack[0] in packs]:
-                if part and blobs + len(pack[1]) > INDEX_BLOBS:
-                    await self._seal(part, blobs)
-                    part, blobs = [], 0
-                part.append(pack)
-                blobs += len(pack[1])
-            if part:
-                await self._seal(part, blobs)
-            self._last = self._clock()
+            for part in _parts([pack for pack in self._pending if pack[0] in packs]):
+                await self._seal(part)
 
-    async def _seal(self, part: Sequence[tuple[bytes, Sequence[PackBlob]]], blobs: int) -> None:
+    async def _seal(self, part: Sequence[_Named]) -> None:
+        blobs = sum(len(named) for _, named in part)
         stored = await asyncio.to_thread(lambda: encode_unpacked(self._master, encode_index(part)))
         named = frozenset(pack for pack, _ in part)
         self._pending = [pack for pack in self._pending if pack[0] not in named]
         self._blobs -= blobs
         self._segments.append(Segment(named, blobs, stored))
+        self._own.add(hashlib.sha256(stored).hexdigest())
+        self._last = self._clock()
 
     def seal_snapshot(self, snapshot: Snapshot) -> bytes:
         """The snapshot's sealed bytes: the same at every call with the same snapshot."""
         json = encode_snapshot(snapshot)
         if self._snapshot is None or self._snapshot[0] != json:
             self._snapshot = json, encode_unpacked(self._master, json)
+            self._own.add(hashlib.sha256(self._snapshot[1]).hexdigest())
         return self._snapshot[1]
 
     # --- readers ------------------------------------------------------------------------------------------------------
@@ -106,14 +111,17 @@ class IndexBook:
         return number
 
     def current(self, reader: int) -> Segment | None:
-        """The segment that the reader is at; None when it has passed all there are."""
+        """The segment that the reader is at; None when it has passed all there are, or was removed."""
+        if reader not in self._readers:
+            return None
         at = self._readers[reader] - self._first
         return self._segments[at] if at < len(self._segments) else None
 
     def advance(self, reader: int) -> None:
-        """The reader has passed its segment."""
-        self._readers[reader] += 1
-        self._forget()
+        """The reader has passed its segment; nothing happens when it was removed meanwhile."""
+        if reader in self._readers:
+            self._readers[reader] += 1
+            self._forget()
 
     def remove_reader(self, reader: int) -> None:
         """The reader needs no more segments."""
@@ -144,6 +152,7 @@ class Publisher:
         self._book = book or IndexBook(repository.master, clock=clock)
         self._reader = self._book.add_reader()
         self._confirmed: set[bytes] = set()
+        self._retired = False
         self._writing = asyncio.Lock()
         self.packs = 0
         self.bytes_sent = 0
@@ -196,7 +205,7 @@ class Publisher:
         up first.
         """
         await self.write_index()
-        if self._book.current(self._reader) is not None:
+        if self._retired or self._book.current(self._reader) is not None:
             raise StorageCorruptError(
                 f"{self._repository.provider.location} lacks packs of this run. {StorageCorruptError.hint}"
             )
@@ -206,7 +215,8 @@ class Publisher:
         return snapshot_id
 
     def retire(self) -> None:
-        """Nothing more is published here in this run; what was made for it may be forgotten."""
+        """No snapshot is published here in this run; what was made for it may be forgotten."""
+        self._retired = True
         self._book.remove_reader(self._reader)
 
 
@@ -226,12 +236,18 @@ async def forget_lost_packs(repository: Repository, listed: Mapping[str, int]) -
 
 
 async def adopt_orphans(
-    repository: Repository, listed: Mapping[str, int], holders: Sequence[tuple[Repository, Container[str]]] = ()
+    repository: Repository,
+    listed: Mapping[str, int],
+    holders: Sequence[tuple[Repository, Container[str]]] = (),
+    *,
+    on_failure: Callable[[int, StorageError], None] | None = None,
 ) -> tuple[int, int]:
     """Take packs that no index names, left by an interrupted run, into an index; returns how many and their bytes.
 
     ``listed`` are the packs there are, name to bytes. The index is written to the repository, or to each of the
-    ``holders`` (a replica, and the packs it has) that has all that it names; others get it when they are caught up.
+    ``holders`` (a replica, and the packs it has) that has all that it names; the others get it when they are caught up.
+    Packs that are not at the same holders do not share an index, so that each index can stand somewhere. ``on_failure``
+    is told the place of a holder that takes no index; without it the error is raised.
 
     Only for a run that is alone in the repository: the packs of a run under way are not in an index yet either. A pack
     whose header cannot be read, or does not account for every byte of it, is left alone.
@@ -239,6 +255,7 @@ async def adopt_orphans(
     orphans = {name: size for name, size in listed.items() if not repository.index.has_pack(bytes.fromhex(name))}
     if not orphans:
         return 0, 0
+    places = holders or [(repository, listed)]
     slots = asyncio.Semaphore(HEADERS_AT_ONCE)
 
     async def header(name: str, size: int) -> tuple[str, list[PackBlob]] | None:
@@ -250,21 +267,39 @@ async def adopt_orphans(
                 return None
         return (name, blobs) if packed_size(blobs) == size else None
 
+    def held_by(found: tuple[str, list[PackBlob]]) -> list[int]:
+        return [number for number, (_, held) in enumerate(places) if found[0] in held]
+
     found = await asyncio.gather(*(header(name, size) for name, size in sorted(orphans.items())))
     adopted = [item for item in found if item is not None]
-    at = 0
-    while at < len(adopted):
-        part: list[tuple[bytes, Sequence[PackBlob]]] = []
-        blobs_in_part = 0
-        while at < len(adopted) and (not part or blobs_in_part + len(adopted[at][1]) <= INDEX_BLOBS):
-            name, blobs = adopted[at]
-            part.append((bytes.fromhex(name), blobs))
-            blobs_in_part += len(blobs)
-            at += 1
-        stored = await asyncio.to_thread(encode_unpacked, repository.master, encode_index(part))
-        for place, held in holders or [(repository, listed)]:
-            if all(pack_id.hex() in held for pack_id, _ in part):
-                await place.save_raw(FileType.INDEX, stored)
-        for pack_id, blobs_of_pack in part:
-            repository.index.add_pack(pack_id, blobs_of_pack)
-    return len(adopted), sum(orphans[name] for name, _ in adopted)
+    count = size = 0
+    for at, group in itertools.groupby(sorted(adopted, key=held_by), key=held_by):
+        for part in _parts([(bytes.fromhex(name), blobs) for name, blobs in group]):
+            stored = await asyncio.to_thread(encode_unpacked, repository.master, encode_index(part))
+            saved = False
+            for number in at:
+                try:
+                    await places[number][0].save_raw(FileType.INDEX, stored)
+                    saved = True
+                except StorageError as error:
+                    if on_failure is None:
+                        raise
+                    on_failure(number, error)
+            for pack_id, blobs in part if saved else ():
+                repository.index.add_pack(pack_id, blobs)
+                count, size = count + 1, size + orphans[pack_id.hex()]
+    return count, size
+
+
+def _parts(packs: Sequence[_Named]) -> Iterator[list[_Named]]:
+    """The packs in parts of about 50,000 blobs, none of them empty."""
+    part: list[_Named] = []
+    blobs = 0
+    for pack in packs:
+        if part and blobs + len(pack[1]) > INDEX_BLOBS:
+            yield part
+            part, blobs = [], 0
+        part.append(pack)
+        blobs += len(pack[1])
+    if part:
+        yield part

@@ -100,8 +100,7 @@ async def execute_restore(
 
     One item's failure is a problem in the report. Raises ``DiskFullError``, ``TooManyOpenFilesError`` and
     ``RestoreWriteError`` (the target itself) at once, ``CancelledRunError`` when ``should_stop`` says so, and errors of
-    the destination that are not damage. However it ends, no thread or process works on and no
-    unfinished file stays.
+    the destination that are not damage. However it ends, no thread or process works on and no unfinished file stays.
     """
     began = clock()
     shown = printable_path(os.fsencode(target))

@@ -152,8 +152,8 @@ class BackupSession:
                 part.below.add(directory)
         return part
 
-    async def compare(self, parent_tree: str | None) -> Changes:
-        """Join the walks and find what is new or changed since the parent snapshot's tree."""
+    async def compare(self, parent_tree: str | None, *, same_user: bool = False) -> Changes:
+        """Join the walks and find what is new or changed since the parent snapshot's tree; see `find_changes`."""
         self.inventory = assemble(self._parts[number] for number in sorted(self._parts))
         self._parts.clear()
         self.content = ContentTable(self.inventory.entries)
@@ -164,6 +164,7 @@ class BackupSession:
                 reader=BlobReader(self.repository),
                 index=self.repository.index,
                 parent_tree=parent_tree,
+                same_user=same_user,
             )
         else:
             self._take_all_as_new()
@@ -213,6 +214,7 @@ class BackupSession:
             self.content,
             writer=self._writer,
             parent_trees=self.changes.parent_trees,
+            reusable=self.changes.reusable(),
             stopped=self._stopping.is_set,
             warn=self._warn_path,
         )

@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 import errno
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 
+from backupiq.archive.changes import NODE_TYPES, WITH_LINKS
 from backupiq.archive.content import ContentState, ContentTable
 from backupiq.archive.inventory import Inventory
 from backupiq.archive.owners import group_name, user_name
@@ -19,17 +20,7 @@ from backupiq.repository.gojson import format_time_ns, quote_name
 from backupiq.repository.pack import BlobType
 from backupiq.repository.tree import ExtendedAttribute, Node, encode_tree, go_mode
 
-NODE_TYPES = {
-    EntryKind.FILE: "file",
-    EntryKind.DIR: "dir",
-    EntryKind.SYMLINK: "symlink",
-    EntryKind.FIFO: "fifo",
-    EntryKind.CHARDEV: "chardev",
-    EntryKind.BLOCKDEV: "dev",
-    EntryKind.SOCKET: "socket",
-}
 _GONE = frozenset({errno.ENOENT, errno.ENOTDIR})
-_WITH_LINKS = frozenset({EntryKind.FILE, EntryKind.SYMLINK, EntryKind.CHARDEV, EntryKind.BLOCKDEV})
 
 
 @dataclasses.dataclass(slots=True)
@@ -53,6 +44,7 @@ class TreeBuilder:
         *,
         writer: PackWriter,
         parent_trees: Mapping[bytes, str],
+        reusable: Container[bytes] = frozenset(),
         stopped: Callable[[], bool],
         warn: Callable[[bytes, str], None],
     ) -> None:
@@ -60,6 +52,7 @@ class TreeBuilder:
         self._content = content
         self._writer = writer
         self._parents = parent_trees
+        self._reusable = reusable
         self._stopped = stopped
         self._warn = warn
         self.counts = TreeCounts()
@@ -93,6 +86,8 @@ class TreeBuilder:
 
     def _store(self, directory: Directory, first: int, done: dict[bytes, str]) -> str:
         prefix = _prefix(directory.path)
+        if directory.path in self._reusable and self._is_as_before(directory, prefix, done):
+            return self._reuse(directory, prefix, done)
         nodes = []
         for position, child in enumerate(directory.children):
             node = self._node(child, prefix + child.name, first + position, done)
@@ -107,6 +102,25 @@ class TreeBuilder:
         else:
             self.counts.dirs_changed += 1
         return tree
+
+    def _is_as_before(self, directory: Directory, prefix: bytes, done: dict[bytes, str]) -> bool:
+        """Whether every folder below has the tree that it had in the parent."""
+        return all(
+            done.get(prefix + child.name, "") == self._parents.get(prefix + child.name)
+            for child in directory.children
+            if child.kind == EntryKind.DIR
+        )
+
+    def _reuse(self, directory: Directory, prefix: bytes, done: dict[bytes, str]) -> str:
+        """The folder's tree in the parent, which says the same as a new one would."""
+        for child in directory.children:
+            if child.kind == EntryKind.DIR:
+                del done[prefix + child.name]
+            elif child.kind == EntryKind.FILE:
+                self.counts.files += 1
+                self.counts.bytes += child.size
+        self.counts.dirs_unmodified += 1
+        return self._parents[directory.path]
 
     def _node(self, entry: FileEntry, path: bytes, ordinal: int, done: dict[bytes, str]) -> Node | None:
         kind = entry.kind
@@ -145,7 +159,7 @@ class TreeBuilder:
             inode=entry.inode,
             device_id=entry.device,
             size=entry.size if kind == EntryKind.FILE else 0,
-            links=entry.links if kind in _WITH_LINKS else 0,
+            links=entry.links if kind in WITH_LINKS else 0,
             linktarget=target,
             linktarget_raw=raw_target,
             extended_attributes=self._attributes(path, entry),

@@ -147,6 +147,7 @@ class WorkerProcess:
         self._receiving = threading.Lock()
         self._open: deque[Ticket] = deque()
         self._stopping = False
+        self._refused: BackupIQError | None = None
         self._first = Ticket()
         try:
             self._send(self._first, setup, ())
@@ -171,8 +172,7 @@ class WorkerProcess:
     def send(self, head: bytes, *parts: Bytes) -> Ticket:
         """Send a request whose bulk is ``parts`` one after another. Waits until the helper has taken nearly all in.
 
-        Whoever sends must also `receive`. Raises ResourceError when the helper has ended, CancelledRunError after
-        `stop`.
+        Whoever sends must also `receive`, which tells what went wrong. Raises CancelledRunError after `stop`.
         """
         ticket = Ticket()
         self._send(ticket, head, parts)
@@ -183,10 +183,9 @@ class WorkerProcess:
             if self._stopping:
                 raise CancelledRunError
             self._open.append(ticket)
-            try:
+            # It has ended: why, says the answer that it may have left behind, or its exit code.
+            with contextlib.suppress(BrokenPipeError):
                 write_frame(self._input, REQUEST, head, parts)
-            except OSError as error:
-                raise self._ended() from error
 
     def receive(self, ticket: Ticket) -> Answer:
         """The answer to a request.
@@ -211,14 +210,17 @@ class WorkerProcess:
             kind, head, bulk = read_frame(self._output, bytearray)
         except (OSError, EOFError) as error:
             raise self._ended() from error
-        self._open.popleft().answer = Answer(bytes(head), bulk) if kind == ANSWER else _error_of(kind, head)
+        ticket = self._open.popleft()
+        ticket.answer = Answer(bytes(head), bulk) if kind == ANSWER else _error_of(kind, head)
+        if ticket is self._first and isinstance(ticket.answer, BackupIQError):
+            self._refused = ticket.answer
 
     def _ended(self) -> BackupIQError:
         """Why there is no helper any more."""
         if self._stopping:
             return CancelledRunError()
-        if isinstance(self._first.answer, BackupIQError):  # it could not begin
-            return self._first.answer
+        if self._refused is not None:  # it could not begin
+            return self._refused
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(STOP_SECONDS)
         return ended_error(self._process.returncode)

@@ -17,7 +17,7 @@ def setup(
         typer.Option(
             "--limit",
             metavar="KIND=N",
-            help="Upload tasks at once to all destinations of a kind (local, s3, gcs, azure, icloud); may be repeated.",
+            help="Upload tasks at once to all destinations of a kind (s3, gcs, azure, icloud); may be repeated.",
         ),
     ] = None,
     global_limit: Annotated[

@@ -13,7 +13,7 @@ from flows.tasks.options import STEP
 async def compare_with_parent(run: str) -> dict[str, int]:
     """Find what is new or changed; returns the counts."""
     backup = find_active(run)
-    changes = await backup.session.compare(backup.parent_tree)
+    changes = await backup.session.compare(backup.parent_tree, same_user=backup.same_user)
     return {
         "files_new": changes.files_new,
         "files_changed": changes.files_changed,

@@ -32,9 +32,18 @@ async def _publish(run: str, snapshot: Snapshot, lane: int, destination: str) ->
 
 @task(name="catch up", task_run_name="catch {destination} up", **retried(STANDARD))
 @guarded(lambda call: find_active(call["run"]).writing.breaker(call["lane"]))
-async def catch_up(run: str, lane: int, destination: str) -> int:
-    """Copy to the destination what it lacks and others have; returns how many objects."""
+async def catch_up(run: str, lane: int, destination: str, snapshot: str | None = None) -> int:
+    """Copy to the destination what it lacks and others have; returns how many objects.
+
+    At the end of a run the ``snapshot``'s id is given, which must then be there.
+    """
     backup = find_active(run)
     with correlation(destination=destination):
-        report = await backup.writing.catch_up(backup.writing.lanes.lanes[lane].name, backup.session.spool_folder)
-    return report.copied.objects
+        name = backup.writing.lanes.lanes[lane].name
+        report = await backup.writing.catch_up(name, backup.session.spool_folder, snapshot=snapshot)
+    if report.lost:
+        backup.session.warn(
+            f"{len(report.lost)} objects of the repository are damaged wherever they are, so {destination} could not "
+            "be given them. Check it with `restic check --read-data`."
+        )
+    return report.stored.get(name, 0)

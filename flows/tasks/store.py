@@ -11,7 +11,7 @@ from backupiq.resilience.retry import STANDARD
 from backupiq.telemetry import correlation
 from flows.active import find_active
 from flows.guard import guarded
-from flows.naming import tag_of
+from flows.naming import TAGGED, tag_of
 from flows.tasks.options import STEP, retried
 
 
@@ -43,4 +43,4 @@ async def upload_batch(run: str, number: int, lane: int, destination: str) -> in
 @functools.cache
 def upload_to(kind: str) -> Any:
     """The upload task for destinations of that kind, with the tag that limits are set on (`backupiq setup`)."""
-    return upload_batch.with_options(tags=[tag_of(kind)])
+    return upload_batch.with_options(tags=[tag_of(kind)]) if kind in TAGGED else upload_batch

@@ -129,7 +129,7 @@ def test_setup_with_the_embedded_server_says_what_it_did(
         copy.execute("DELETE FROM concurrency_limit_v2")
     items = backupiq_alone.json("setup", "--limit", "s3=8", "--global-limit", "my-slots=2")["items"]
     limits = {item["name"]: (item["limit"], item["outcome"]) for item in items if item["limit"]}
-    others = dict.fromkeys((f"backupiq-{kind}" for kind in ("local", "gcs", "azure", "icloud")), (16, "created"))
+    others = dict.fromkeys((f"backupiq-{kind}" for kind in ("gcs", "azure", "icloud")), (16, "created"))
     assert limits == others | {"backupiq-s3": (8, "created"), "my-slots": (2, "created")}
     assert "BackupIQ S3 Destination" in [item["name"] for item in items if item["what"] == "block type"]
 

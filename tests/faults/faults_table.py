@@ -246,8 +246,8 @@ objects whose bytes are wrong at rest and writes them again from a replica that 
 A backup leaves the destination out, says so and ends with exit code 4 (with 1 when it is the only one).
 `backupiq init --to` makes it.
 
-A first run, which would make the repository, makes none while one of several destinations does not answer (exit code 1):
-it may hold one already, and two different repositories could never be joined.
+A first run, which would make the repository, makes none while one of several destinations does not answer (exit code
+1): it may hold one already, and two different repositories could never be joined.
 """,
 }
 

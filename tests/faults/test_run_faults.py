@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import random
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,10 +21,10 @@ from backupiq.errors import StorageConnectionError, StoragePermissionError
 from tests.faults.cloud_places import S3Place, s3_place
 from tests.faults.faults_table import ROWS, Call, Row
 from tests.faults.hasty_driver import TRIES, HastyCommands
-from tests.faults.support import OBJECT_NAME, files_of, misnamed
+from tests.faults.support import OBJECT_NAME, PATIENCE_SECONDS, files_of, locks_of, misnamed
 from tests.faults.test_provider_faults import broken
 from tests.support.compare import compare_trees
-from tests.support.fault_rules import Reset
+from tests.support.fault_rules import BlackHole, Reset
 from tests.support.prefect_server import PrefectServer
 from tests.support.programs import Completed, isolated_home, plain_environment
 
@@ -142,6 +143,47 @@ def test_a_run_completes_at_the_healthy_destination_and_the_next_one_catches_the
     assert done.returncode == 0, done
     assert stored(place, bucket) == files_of(local)
     assert_sound(stored(place, bucket))
+
+
+def test_a_server_that_goes_away_in_the_middle_of_a_run_and_stays_away_costs_only_its_own_replica(
+    place: S3Place, hasty: HastyCommands, source: Path, bucket: str, tmp_path: Path
+) -> None:
+    local, to = tmp_path / "local", destination(place, bucket)
+    goes_away = GoesAway(place)
+    degraded = hasty.run("backup", source, "--to", local, "--to", to, "--json", password=PASSWORD)
+    goes_away.come_back()
+    assert degraded.returncode == 4, degraded
+    assert "Traceback" not in degraded.stdout + degraded.stderr
+    assert kinds(files_of(local)) == WHOLE
+    assert locks_of(local) == []
+    # The lock that could not be removed there is one of a dead process, and no run waits for such.
+    assert hasty.run("backup", source, "--to", local, "--to", to, password=PASSWORD).returncode == 0
+    assert stored(place, bucket) == files_of(local)
+
+
+class GoesAway:
+    """Closes the server's port as soon as the first pack is on its way there."""
+
+    def __init__(self, place: S3Place) -> None:
+        self._place = place
+        self._seen = place.proxy.count("PUT", "/data/")
+        self._back = threading.Event()
+        self._thread = threading.Thread(target=self._watch)
+        self._thread.start()
+
+    def _watch(self) -> None:
+        # Held there, so that the port is closed in the middle of it.
+        with self._place.uploads_meet(BlackHole()):
+            while self._place.proxy.count("PUT", "/data/") == self._seen:
+                if self._back.wait(0.01):
+                    return
+            with self._place.proxy.refused():
+                self._back.wait(PATIENCE_SECONDS)
+
+    def come_back(self) -> None:
+        """Opens the port again."""
+        self._back.set()
+        self._thread.join()
 
 
 def test_no_repository_is_made_while_a_destination_that_may_hold_one_does_not_answer(

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from tests.support.programs import ROOT, run_program
 from tests.support.servers.azurite import Azurite
 from tests.support.servers.gcs import GcsServer
 from tests.support.servers.icloud import ICloudServer
@@ -70,14 +74,13 @@ class Clouds:
         bucket, other, container = self.s3.new_bucket(), self.gcs.new_bucket(), self.azure.new_container()
         folder = f"Backups/{bucket}"
         urls = {
-            "local": str(local),
             "s3": self.s3.destination(bucket, PREFIX),
             "gcs": self.gcs.destination(other, PREFIX),
             "azure": self.azure.destination(container, PREFIX),
             "icloud": f"icloud:/{folder}",
         }
         return {
-            "local": on_disk(urls["local"], local),
+            "local": on_disk(local),
             "s3": _in_bucket("s3", urls["s3"], self.s3, bucket),
             "gcs": _in_bucket("gcs", urls["gcs"], self.gcs, other),
             "azure": _in_bucket("azure", urls["azure"], self.azure, container),
@@ -94,11 +97,13 @@ class Clouds:
         return f"s3:{self.s3.url}/{replica.url.removeprefix('s3://').partition('?')[0]}"
 
 
-def on_disk(url: str, folder: Path) -> Replica:
+def on_disk(folder: Path) -> Replica:
+    """A destination that is a folder."""
+
     def keys() -> list[str]:
         return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
 
-    return Replica("local", url, keys, lambda key: (folder / key).read_bytes())
+    return Replica("local", str(folder), keys, lambda key: (folder / key).read_bytes())
 
 
 def _in_bucket(kind: str, url: str, server: SeaweedFS | GcsServer | Azurite, bucket: str) -> Replica:
@@ -142,3 +147,56 @@ def assert_identical(replicas: Mapping[str, Replica]) -> dict[str, str]:
         assert len(name) != 64 or name == digest, f"{key} holds other bytes than its name says"
     assert {key.partition("/")[0] for key in held[first]} == {"config", "data", "index", "keys", "snapshots"}
     return held[first]
+
+
+# --- blocks --------------------------------------------------------------------------------------------------------
+
+_SAVE = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from tests.interop import cloud_support as c; c._save_blocks()"
+
+
+def save_blocks(clouds: Clouds, replicas: Mapping[str, Replica], password: str, env: Mapping[str, str]) -> list[str]:
+    """Keeps the four clouds with their credentials, and the repository's password, as blocks in the Prefect API of
+    ``env``; the destinations that name them. The block of the password is named like the others: ``five``.
+    """
+    told = {
+        "password": password,
+        "aws": {"aws_access_key_id": clouds.s3.access_key, "aws_secret_access_key": clouds.s3.secret_key},
+        "google": json.loads(clouds.gcs.service_account),
+        "azure": clouds.azure.connection_string,
+        "apple": {"apple_id": clouds.icloud.apple_id, "password": clouds.icloud.password},
+        "endpoints": {"s3": clouds.s3.url, "gcs": clouds.gcs.url},
+        "places": {kind: replicas[kind].url.partition(":")[2].partition("?")[0].strip("/") for kind in CLOUDS},
+    }
+    run_program([sys.executable, "-c", _SAVE], env=env, stdin=json.dumps(told))
+    return [f"block:{kind}/five" for kind in CLOUDS]
+
+
+def _save_blocks() -> None:
+    """The other end of `save_blocks`, in a process of its own: Prefect's settings are those of the process."""
+    from prefect_aws import AwsCredentials
+    from prefect_azure import AzureBlobStorageCredentials
+    from prefect_gcp import GcpCredentials
+
+    from blocks.azure_destination import AzureDestination
+    from blocks.gcs_destination import GcsDestination
+    from blocks.icloud_destination import ICloudDestination
+    from blocks.repository_key import RepositoryKey
+    from blocks.s3_destination import S3Destination
+
+    told = json.load(sys.stdin)
+
+    def saved(block: Any, name: str = "five") -> Any:
+        block.save(name, overwrite=True, _sync=True)
+        return block
+
+    def place(kind: str) -> dict[str, str]:
+        name, _, prefix = told["places"][kind].partition("/")
+        return {"container" if kind == "azure" else "bucket": name, "prefix": prefix}
+
+    aws, google = saved(AwsCredentials(**told["aws"])), saved(GcpCredentials(service_account_info=told["google"]))
+    azure = saved(AzureBlobStorageCredentials(connection_string=told["azure"]))
+    saved(S3Destination(credentials=aws, endpoint=told["endpoints"]["s3"], **place("s3")))
+    saved(GcsDestination(credentials=google, endpoint=told["endpoints"]["gcs"], **place("gcs")))
+    saved(AzureDestination(credentials=azure, **place("azure")))
+    saved(ICloudDestination(folder=told["places"]["icloud"], **told["apple"]))
+    saved(RepositoryKey(password=told["password"]))

@@ -17,6 +17,7 @@ from tests.interop.cloud_support import (
     Clouds,
     Replica,
     assert_identical,
+    on_disk,
     running_clouds,
     to_each,
 )
@@ -163,14 +164,14 @@ def test_a_sixth_destination_that_comes_later_is_brought_up_to_date(
     """By `init`, out of a cloud alone, and by the next backup."""
     by_init, by_backup = tmp_path / "by init", tmp_path / "by backup"
     run(commands, "init", "--repo", stored.replicas["gcs"].url, "--to", by_init)
-    before = assert_identical({**stored.replicas, "sixth": _folder(by_init)})
+    before = assert_identical({**stored.replicas, "sixth": on_disk(by_init)})
     assert len(snapshots_of(before)) >= 2
 
     done = run(commands, "backup", stored.source, *stored.everywhere, "--to", by_backup, "--json")
     (sixth,) = (each for each in parse_json(done.stdout)["destinations"] if each["name"] == str(by_backup))
     assert sixth["complete"]
     assert sixth["objects_caught_up"] > 0
-    after = assert_identical({**stored.replicas, "sixth": _folder(by_backup)})
+    after = assert_identical({**stored.replicas, "sixth": on_disk(by_backup)})
     assert before.items() < after.items()
 
 
@@ -200,9 +201,3 @@ def test_a_run_without_one_cloud_completes_at_the_others_and_the_next_one_catche
     assert caught_up["complete"]
     assert caught_up["objects_caught_up"] > 0
     assert report["snapshot_id"] in snapshots_of(assert_identical(stored.replicas))
-
-
-def _folder(path: Path) -> Replica:
-    from tests.interop.cloud_support import on_disk
-
-    return on_disk(str(path), path)

@@ -117,6 +117,8 @@ def test_every_dependency_has_a_pin_that_satisfies_it() -> None:
     pinned = pins()
     for requirement in requirements():
         name = canonicalize_name(requirement.name)
+        if name == "backupiq":  # extras that consist of others
+            continue
         assert name in pinned, f"{name} has no pin in constraints.txt"
         assert requirement.specifier.contains(Version(pinned[name])), f"{requirement} against {pinned[name]}"
 

@@ -213,13 +213,14 @@ def test_stop_ends_a_helper_that_does_not_listen_with_force(helper: WorkerProces
     assert helper._process.returncode == -signal.SIGKILL
 
 
-def test_a_helper_ends_when_its_parent_is_killed(tmp_path: Path) -> None:
+def test_a_helper_ends_when_its_parent_is_killed() -> None:
     program = (
         "import sys\n"
+        f"sys.path.insert(0, {str(ROOT)!r})\n"
         "from backupiq.archive.worker_process import WorkerProcess\n"
         f"helper = WorkerProcess({ECHO!r}, b'', shared=4096)\n"
         "helper.send(b'wait for the end')\n"
-        "while not helper.shared[0]: pass\n"
+        "while not helper.shared[0] and helper._process.poll() is None: pass\n"
         "print(helper.pid, flush=True)\n"
         "sys.stdin.read()\n"
     )
