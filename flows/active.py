@@ -18,10 +18,10 @@ class ActiveBackup:
     """A backup under way: its session, its destinations, what was planned and what is being sent."""
 
     session: BackupSession
-    destinations: Destinations | None
     groups: list[list[str]]
-    parent_tree: str | None
-    same_user: bool
+    destinations: Destinations | None = None
+    parent_tree: str | None = None
+    same_user: bool = False
     """Whether the parent was made by the user who runs this."""
     batches: list[Batch] = dataclasses.field(default_factory=list)
     deliveries: dict[tuple[int, str], Delivery] = dataclasses.field(default_factory=dict)

@@ -10,7 +10,7 @@ from prefect.runtime import flow_run as runtime
 
 from backupiq.profile import BackupOptions
 from backupiq.telemetry import bind_run, correlation, get_logger
-from flows.active import ActiveBackup, active
+from flows.active import ActiveBackup
 from flows.backup_open import open_backup, run_key
 from flows.backup_report import make_report, make_snapshot
 from flows.cancel import cancellable, current_flow_run_id
@@ -49,29 +49,31 @@ async def backup(options: BackupOptions, key_block: str | None = None) -> dict[s
 
 
 async def _backup(run: RunContext, options: BackupOptions, key_block: str | None) -> dict[str, Any]:
-    async with open_backup(run, options, key_block) as (work, opened):
+    async with open_backup(run, options, key_block, _discover) as (work, opened):
         session = work.session
-        with active(opened.key, work):
-            run.progress.stage("looking for files")
-            async with together() as group:
-                for number, sources in enumerate(work.groups):
-                    group.create_task(discover_source(opened.key, number, short_list(sources)))
-            await compare_with_parent(opened.key)
-            snapshot_id = None
-            if not options.dry_run:
-                await plan(opened.key)
-                session.prepare()
-                async with Sending(opened.key, work) as sending:
-                    await _store(run, work, opened.key, sending)
-                    run.progress.stage("publishing the snapshot")
-                    snapshot = make_snapshot(opened, session, options, sending.tree)
-                    snapshot_id = await sending.publish(snapshot)
-                with correlation(snapshot=snapshot_id[:8]):
-                    for name in sorted(work.writing.complete):
-                        log.info("snapshot.published", destination=destination_label(name))
-            run.report = report = make_report(run, options, opened, session, snapshot_id)
-            await report_backup(report)
-            return {"snapshot": snapshot_id, "exit_code": report.exit_code}
+        run.progress.stage("looking for files")
+        await compare_with_parent(opened.key)
+        snapshot_id = None
+        if not options.dry_run:
+            await plan(opened.key)
+            session.prepare()
+            async with Sending(opened.key, work) as sending:
+                await _store(run, work, opened.key, sending)
+                run.progress.stage("publishing the snapshot")
+                snapshot = make_snapshot(opened, session, options, sending.tree)
+                snapshot_id = await sending.publish(snapshot)
+            with correlation(snapshot=snapshot_id[:8]):
+                for name in sorted(work.writing.complete):
+                    log.info("snapshot.published", destination=destination_label(name))
+        run.report = report = make_report(run, options, opened, session, snapshot_id)
+        await report_backup(report)
+        return {"snapshot": snapshot_id, "exit_code": report.exit_code}
+
+
+async def _discover(work: ActiveBackup) -> None:
+    async with together() as group:
+        for number, sources in enumerate(work.groups):
+            group.create_task(discover_source(run_key(), number, short_list(sources)))
 
 
 async def _store(run: RunContext, work: ActiveBackup, key: str, sending: Sending) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 
 from pydantic import SecretStr
@@ -219,7 +219,7 @@ async def open_destinations(
         found = await _open_several(run, named, password, breakers)
     for name in found.created:
         run.progress.note(f"created repository {found.repository.config.id[:10]} at {name}")
-    await _lock_all(stack, found, options)
+    await _lock_all(stack, run, found, options)
     return found
 
 
@@ -274,12 +274,28 @@ async def _create_first(probes: Mapping[str, Probe], password: SecretStr) -> str
     return name
 
 
-async def _lock_all(stack: contextlib.AsyncExitStack, found: Destinations, options: BackupOptions) -> None:
+@contextlib.asynccontextmanager
+async def _locked(lane: Lane, retry_for: float, run: RunContext) -> AsyncIterator[RepositoryLock]:
+    """Hold a lock there. A destination that does not let go of it at the end changes nothing about the run."""
+    locking = lock_repository(lane.repository, retry_for=retry_for)
+    lock = await locking.__aenter__()
+    try:
+        yield lock
+    finally:
+        try:
+            await locking.__aexit__(None, None, None)
+        except StorageError as error:
+            log.warning("lock.not_removed", destination=lane.name, error=error.code)
+            run.progress.note(f"the lock at {lane.name} could not be removed; the next run here sees that it is dead")
+
+
+async def _lock_all(
+    stack: contextlib.AsyncExitStack, run: RunContext, found: Destinations, options: BackupOptions
+) -> None:
     failed: dict[str, BackupIQError] = {}
     for lane in list(found.lanes.lanes):
         try:
-            lock = lock_repository(lane.repository, retry_for=options.retry_lock)
-            found.locks[lane.name] = await stack.enter_async_context(lock)
+            found.locks[lane.name] = await stack.enter_async_context(_locked(lane, options.retry_lock, run))
         except (RepositoryLockedError, StorageError) as error:
             failed[lane.name] = error
     if failed and not found.locks:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import socket
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from typing import Any
 
 from prefect.runtime import flow_run as runtime
 from pydantic import SecretStr
@@ -19,7 +21,7 @@ from backupiq.profile import BackupOptions
 from backupiq.repository.repository import Repository
 from backupiq.repository.snapshot import Snapshot
 from backupiq.storage.provider import StorageProvider
-from flows.active import ActiveBackup
+from flows.active import ActiveBackup, active
 from flows.backup_destinations import (
     Destinations,
     list_destinations,
@@ -29,7 +31,7 @@ from flows.backup_destinations import (
 )
 from flows.context import RunContext
 from flows.guard import Breakers, guarding
-from flows.opening import absolute, choose_parent, own_folders, resolve_password
+from flows.opening import absolute, choose_parent, lies_inside, own_folders, resolve_password
 from flows.reporting import FlowProgress
 
 
@@ -49,42 +51,95 @@ class Opened:
 
 @contextlib.asynccontextmanager
 async def open_backup(
-    run: RunContext, options: BackupOptions, key_block: str | None
+    run: RunContext,
+    options: BackupOptions,
+    key_block: str | None,
+    discover: Callable[[ActiveBackup], Coroutine[Any, Any, None]],
 ) -> AsyncIterator[tuple[ActiveBackup, Opened]]:
-    """Everything the run needs, given back in the right order whatever happens."""
+    """Everything the run needs, given back in the right order whatever happens.
+
+    The files are looked for meanwhile (``discover``): opening mostly waits.
+    """
     async with contextlib.AsyncExitStack() as stack:
         breakers = await stack.enter_async_context(guarding(Breakers(note=run.progress.note)))
         providers = [await stack.enter_async_context(provider) for provider in make_providers(options)]
         password = resolve_password(run, [provider.location for provider in providers], key_block)
         run.progress.stage("opening the repository")
-        if options.dry_run:
-            opened = Opened(await _open_to_look(providers, password), None)
-        else:
-            destinations = await open_destinations(stack, run, providers, password, options, breakers)
-            opened = Opened(destinations.repository, destinations)
-        if opened.destinations is not None:
-            await _take_stock(opened.destinations, options, opened)
-        elif opened.repository is not None:
-            await _read(opened.repository, options, opened)
-        parent_tree = opened.parent[1].tree if opened.parent else None
-        settings = RunSettings(options.threads or default_threads(), default_parent(), options.dry_run)
         progress = await stack.enter_async_context(FlowProgress.over(run.progress))
-        own = frozenset[tuple[int, int]]().union(*(own_folders(provider, options.paths) for provider in providers))
-        session = BackupSession(
-            opened.repository, sources=options.paths, rules=_rules(options, own), settings=settings, progress=progress
-        )
+        settings = RunSettings(options.threads or default_threads(), default_parent(), options.dry_run)
+        session = BackupSession(None, sources=options.paths, settings=settings, progress=progress)
+        await stack.enter_async_context(closing(session))
+        work = ActiveBackup(session, group_sources(options.paths))
+        stack.enter_context(active(run_key(), work))
+        inside = [provider for provider in providers if lies_inside(provider, options.paths)]
+        async with contextlib.AsyncExitStack() as walking:
+            # A repository among the sources has to be there before the walk, which leaves it out.
+            if not inside:
+                session.rules = _rules(options, frozenset())
+                await walking.enter_async_context(beside(discover(work)))
+            opened = await _open(stack, run, providers, password, options, breakers)
+            if inside:
+                own = frozenset[tuple[int, int]]().union(*(own_folders(each, options.paths) for each in inside))
+                session.rules = _rules(options, own)
+                await discover(work)
+        session.repository, work.destinations = opened.repository, opened.destinations
+        work.parent_tree = opened.parent[1].tree if opened.parent else None
+        work.same_user = _same_user(opened)
         if opened.destinations is not None:
             session.use_lanes(opened.destinations.lanes)
-        for provider in providers:
-            if own_folders(provider, options.paths):
-                opened.warnings.append(f"{provider.location} lies inside what is backed up; its packs are left out")
+        for provider in inside:
+            opened.warnings.append(f"{provider.location} lies inside what is backed up; its packs are left out")
         for warning in opened.warnings:
             session.warn(warning)
-        await stack.enter_async_context(closing(session))
-        yield (
-            ActiveBackup(session, opened.destinations, group_sources(options.paths), parent_tree, _same_user(opened)),
-            opened,
-        )
+        yield work, opened
+
+
+@contextlib.asynccontextmanager
+async def beside(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    """Do the work beside the body, and wait for it at the end; when either fails, the other is ended."""
+    body = asyncio.current_task()
+    task = asyncio.create_task(work)
+    failed: list[BaseException] = []
+
+    def ended(done: asyncio.Task[None]) -> None:
+        if not done.cancelled() and (error := done.exception()) is not None and body is not None:
+            failed.append(error)
+            body.cancel()
+
+    task.add_done_callback(ended)
+    try:
+        yield
+        task.remove_done_callback(ended)
+        await task
+    except asyncio.CancelledError:
+        if failed and body is not None and body.uncancel() == 0:
+            raise failed[0] from None
+        raise
+    finally:
+        task.remove_done_callback(ended)
+        if not task.done():
+            task.cancel()
+            await asyncio.wait([task])
+
+
+async def _open(
+    stack: contextlib.AsyncExitStack,
+    run: RunContext,
+    providers: list[StorageProvider],
+    password: SecretStr,
+    options: BackupOptions,
+    breakers: Breakers,
+) -> Opened:
+    """The destinations, locked, and what is there already."""
+    if options.dry_run:
+        opened = Opened(await _open_to_look(providers, password), None)
+        if opened.repository is not None:
+            await _read(opened.repository, options, opened)
+        return opened
+    destinations = await open_destinations(stack, run, providers, password, options, breakers)
+    opened = Opened(destinations.repository, destinations)
+    await _take_stock(destinations, options, opened)
+    return opened
 
 
 def _same_user(opened: Opened) -> bool:

@@ -9,11 +9,16 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
+
+from backupiq.telemetry.redaction import names_a_secret
 
 STOP_SECONDS = 1.5
 LOOK_SECONDS = 0.05
+
+_CREDENTIALS = ("AWS_", "AZURE_", "BACKUPIQ_", "CLOUDSDK_", "GOOGLE_", "RESTIC_")
+"""How the variables of destinations begin: nothing of theirs is needed by Prefect's server."""
 
 # Ends the process of the given id once standard input is at its end, which the death of whoever holds it brings about.
 _GUARD = "import os, sys; sys.stdin.buffer.read(); os.kill(int(sys.argv[1]), 15)"
@@ -50,7 +55,8 @@ class EmbeddedServer:
 
             class GuardedServer(SubprocessASGIServer):
                 def _run_uvicorn_command(self) -> subprocess.Popen[Any]:
-                    return guarded(super()._run_uvicorn_command())
+                    with without_secrets():
+                        return guarded(super()._run_uvicorn_command())
 
             if hasattr(signal, "pthread_sigmask"):
                 signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
@@ -71,6 +77,25 @@ class EmbeddedServer:
         """Stop it, also when it is only about to start."""
         self._given_up = True
         stop_embedded_server()
+
+
+@contextlib.contextmanager
+def without_secrets() -> Iterator[None]:
+    """Take what may be a secret of the user's out of the environment while a process that needs none is started."""
+    taken = {name: value for name, value in os.environ.items() if _is_ours_alone(name)}
+    for name in taken:
+        del os.environ[name]
+    try:
+        yield
+    finally:
+        os.environ.update(taken)
+
+
+def _is_ours_alone(name: str) -> bool:
+    # Prefect's own settings, its database's password among them, are the server's to know.
+    if name.startswith("PREFECT_"):
+        return False
+    return name.startswith(_CREDENTIALS) or names_a_secret(name)
 
 
 def guarded(server: subprocess.Popen[Any]) -> subprocess.Popen[Any]:

@@ -19,7 +19,7 @@ def short_list(items: Iterable[str], most: int = 3) -> str:
 def destination_label(destination: str) -> str:
     """A destination for names and tags: the folder's own name, ``s3://bucket``, ``block:NAME``; never with options."""
     text = destination.split("?", 1)[0]
-    found = re.match(r"^[a-z0-9]+://[^/]*@?", text)
+    found = re.match(r"^(?:[a-z0-9]+://[^/]*@?|icloud:/)", text)
     return printable_path(os.fsencode(re.sub(r"//[^/@]*@", "//", text))) if found else short_list([text])
 
 

@@ -117,17 +117,23 @@ async def choose_parent(
     return await asyncio.to_thread(find_parent, await repository.snapshots(on_damaged), host, paths)
 
 
+def lies_inside(provider: StorageProvider, sources: Sequence[str]) -> bool:
+    """Whether the destination is a folder at or below one of the sources."""
+    if not isinstance(provider, LocalProvider):
+        return False
+    root = os.path.realpath(provider.root)
+    above = {root, *map(str, Path(root).parents)}
+    return not above.isdisjoint(os.path.realpath(source) for source in sources)
+
+
 def own_folders(provider: StorageProvider, sources: Sequence[str]) -> frozenset[tuple[int, int]]:
     """Device and inode of the repository's folders, when it lies inside what is backed up; else nothing.
 
     A backup of its own packs would never be finished: each run would add those of the one before.
     """
-    if not isinstance(provider, LocalProvider):
+    if not isinstance(provider, LocalProvider) or not lies_inside(provider, sources):
         return frozenset()
     root = os.path.realpath(provider.root)
-    above = {root, *map(str, Path(root).parents)}
-    if above.isdisjoint(os.path.realpath(source) for source in sources):
-        return frozenset()
     found = set()
     for kind in FileType:
         with contextlib.suppress(OSError):

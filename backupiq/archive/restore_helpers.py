@@ -83,12 +83,12 @@ class Helpers:
         self._helpers: list[_Helper] = []
         self.owners_kept = 0
         found = os.stat(root.path if root.fd is None else root.fd)
-        identity = (found.st_dev, found.st_ino)
+        setup = _setup(run, target, master, (found.st_dev, found.st_ino))
         try:
             for _ in range(count):
                 token = new_token()
-                setup = _setup(run, target, master, token, identity)
-                self._helpers.append(_Helper(WorkerProcess(MODULE, setup, shared=PAGE), token))
+                told = _ENCODER.encode(msgspec.structs.replace(setup, token=token))
+                self._helpers.append(_Helper(WorkerProcess(MODULE, told, shared=PAGE), token))
         except BaseException:
             self.ask_to_stop()
             for helper in self._helpers:
@@ -179,24 +179,22 @@ def _names(place: Place) -> list[bytes]:
     return [os.fsencode(name) for name in os.listdir(place.path if place.fd is None else place.fd)]
 
 
-def _setup(run: RestoreRun, target: Path, master: MasterKey, token: bytes, identity: tuple[int, int]) -> bytes:
+def _setup(run: RestoreRun, target: Path, master: MasterKey, identity: tuple[int, int]) -> Setup:
     plan = run.plan
     attributes = [
         (each.mode, each.uid, each.gid, [(encode_xattr_name(name), value) for name, value in each.xattrs])
         for each in plan.attributes.items
     ]
-    return _ENCODER.encode(
-        Setup(
-            target=os.path.abspath(os.fsencode(target)),
-            shown=run.target,
-            base=plan.base,
-            sparse=run.sparse,
-            keys=(master.encrypt, master.mac_k, master.mac_r),
-            token=token,
-            identity=identity,
-            folders=[(max(folder.parent, 0), folder.name) for folder in plan.folders],
-            attributes=attributes,
-        )
+    return Setup(
+        target=os.path.abspath(os.fsencode(target)),
+        shown=run.target,
+        base=plan.base,
+        sparse=run.sparse,
+        keys=(master.encrypt, master.mac_k, master.mac_r),
+        token=b"",
+        identity=identity,
+        folders=[(max(folder.parent, 0), folder.name) for folder in plan.folders],
+        attributes=attributes,
     )
 
 

@@ -73,13 +73,13 @@ class BackupSession:
         repository: Repository | None,
         *,
         sources: Sequence[str],
-        rules: ExcludeRules,
+        rules: ExcludeRules | None = None,
         settings: RunSettings,
         progress: ProgressSink | None = None,
     ) -> None:
         self.repository = repository
         self.sources = list(sources)
-        self._rules = rules
+        self.rules = rules or ExcludeRules()
         self._settings = settings
         self.progress: ProgressSink = progress or SilentProgress()
         self._stopping = threading.Event()
@@ -139,7 +139,7 @@ class BackupSession:
         part = WalkedSource(top, [], Inventory())
         for directory in walk(
             group,
-            self._rules,
+            self.rules,
             on_unreadable=self._note_unreadable,
             on_excluded=self._note_excluded,
             should_stop=self._stopping.is_set,

@@ -175,7 +175,7 @@ def _save_blocks() -> None:
     """The other end of `save_blocks`, in a process of its own: Prefect's settings are those of the process."""
     from prefect_aws import AwsCredentials
     from prefect_azure import AzureBlobStorageCredentials
-    from prefect_gcp import GcpCredentials
+    from prefect_gcp import GcpCredentials  # type: ignore[import-untyped]
 
     from blocks.azure_destination import AzureDestination
     from blocks.gcs_destination import GcsDestination

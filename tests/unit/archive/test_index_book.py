@@ -19,7 +19,7 @@ from backupiq.repository.crypto import MasterKey
 from backupiq.repository.index import decode_index
 from backupiq.repository.repository import FileType, Repository
 from backupiq.storage.local import LocalProvider
-from tests.unit.archive.saving import Kitchen, new_kitchen
+from tests.unit.archive.saving import Kitchen, new_kitchen, reopened
 from tests.unit.archive.test_publisher import Clock, Recording, invented_pack, leave_packs
 
 MASTER = MasterKey.generate()
@@ -136,7 +136,7 @@ async def test_a_replica_with_nothing_to_name_does_not_put_off_the_index_of_anot
     assert await here.write_interim_index()
 
 
-# --- what an interrupted run left here and there -----------------------------------------------------------------------
+# --- what an interrupted run left here and there ----------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -150,7 +150,7 @@ async def test_packs_that_an_interrupted_run_left_at_different_replicas_are_name
     (first,) = await leave_packs(kitchen, [b"only here"])
     (both,) = await leave_packs(kitchen, [b"here and there"])
     (second,) = await leave_packs(kitchen, [b"only there"])
-    repository = kitchen.repository
+    repository = await reopened(kitchen.repository)
     places = [Repository(each.provider, repository.master, repository.config, "") for each in pair]
     for place in places:
         await place.provider.create()
@@ -164,7 +164,7 @@ async def test_packs_that_an_interrupted_run_left_at_different_replicas_are_name
 
 async def test_packs_whose_index_no_replica_takes_are_not_relied_on(kitchen: Kitchen, pair: list[Repository]) -> None:
     (left,) = await leave_packs(kitchen, [b"left behind"])
-    repository = kitchen.repository
+    repository = await reopened(kitchen.repository)
     places = [Repository(each.provider, repository.master, repository.config, "") for each in pair]
     for place in places:
         await place.provider.create()

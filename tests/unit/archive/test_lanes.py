@@ -1,4 +1,4 @@
-"""Lanes: every pack goes to every destination, its file stays as long as one needs it, and a slow one stops no other."""
+"""Lanes: each pack goes to every destination, its file stays as long as one needs it, and a slow one stops no other."""
 
 from __future__ import annotations
 
@@ -121,6 +121,7 @@ class Road:
 
     async def all_at(self, *names: str) -> None:
         """Wait until these lanes have nothing left to send."""
+        await asyncio.sleep(0)  # what was put is taken in the loop
         await until(lambda: all(self.lane(name).backlog == 0 for name in names))
 
     async def end(self) -> None:
@@ -128,7 +129,8 @@ class Road:
         tasks = [task for each in self.senders.values() for task in each]
         for provider in self.providers.values():
             provider.shut = False
-            provider.let_in.release()
+            for _ in range(2 * ROOM):
+                provider.let_in.release()
         for task in tasks:
             with contextlib.suppress(StorageConnectionError):
                 await asyncio.wait_for(task, PATIENCE)
@@ -145,11 +147,13 @@ async def road(folder: Path, *names: str) -> AsyncIterator[Road]:
     lanes.use(spool)
     made = Road(spool, lanes, providers)
     made.new_batch()
-    yield made
-    await made.end()
-    for provider in providers.values():
-        await provider.close()
-    spool.close()
+    try:
+        yield made
+    finally:
+        await made.end()
+        for provider in providers.values():
+            await provider.close()
+        spool.close()
 
 
 # --- what is kept ----------------------------------------------------------------------------------------------------
