@@ -9,10 +9,17 @@ from pydantic import BaseModel, ConfigDict, Field
 Overwrite = Literal["always", "if-changed", "if-newer", "never"]
 
 
-class BackupOptions(BaseModel):
-    """One backup run. Paths are absolute or relative to the working folder; sizes are bytes, times seconds."""
+class Bandwidth(BaseModel):
+    """How much a run may move, to and from all of its destinations together."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    limit_upload: int | None = Field(default=None, ge=1024, description="Most bytes to send in a second.")
+    limit_download: int | None = Field(default=None, ge=1024, description="Most bytes to fetch in a second.")
+
+
+class BackupOptions(Bandwidth):
+    """One backup run. Paths are absolute or relative to the working folder; sizes are bytes, times seconds."""
 
     paths: list[str] = Field(min_length=1, description="Files and folders to back up.")
     to: list[str] = Field(min_length=1, description="Where to store them: a folder, or block:NAME.")
@@ -30,14 +37,10 @@ class BackupOptions(BaseModel):
     dry_run: bool = Field(default=False, description="Say what would be stored, and store nothing.")
     retry_lock: float = Field(default=0.0, ge=0, description="Seconds to wait for a locked repository.")
     threads: int | None = Field(default=None, ge=1, le=64, description="Threads that read files.")
-    limit_upload: int | None = Field(default=None, ge=1024, description="Most bytes to send in a second.")
-    limit_download: int | None = Field(default=None, ge=1024, description="Most bytes to fetch in a second.")
 
 
-class RestoreOptions(BaseModel):
+class RestoreOptions(Bandwidth):
     """One restore run."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     repo: str | list[str] = Field(
         min_length=1, description="The repository: a folder, a URL or block:NAME; or a list of them, its replicas."
@@ -58,10 +61,8 @@ class RestoreOptions(BaseModel):
     threads: int | None = Field(default=None, ge=1, le=64, description="Threads that write files.")
 
 
-class HealOptions(BaseModel):
+class HealOptions(Bandwidth):
     """One run that brings replicas of a repository to hold the same."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     repo: list[str] = Field(min_length=2, description="The replicas: folders, URLs or block:NAME.")
     dry_run: bool = Field(default=False, description="Say what would be copied, and copy nothing.")

@@ -34,12 +34,11 @@ from backupiq.repository.repository import FileType, Repository, file_key, in_pa
 from backupiq.resilience.breaker import Breaker
 from backupiq.resilience.retry import STANDARD, call_with_retry
 from backupiq.storage.provider import StorageProvider
-from backupiq.storage.throttle import Limits, Throttle
 from backupiq.telemetry import get_logger
 from blocks.destinations import provider_for
 from flows.context import RunContext
 from flows.guard import Breakers
-from flows.opening import is_alone, open_or_create, refuse_strangers, sweep
+from flows.opening import is_alone, limits_of, open_or_create, refuse_strangers, sweep
 
 log = get_logger("backupiq.flows.destinations")
 
@@ -191,10 +190,7 @@ def _cannot_catch_up(name: str, why: str, *, may_pass: bool = False) -> Degraded
 
 def make_providers(options: BackupOptions) -> list[StorageProvider]:
     """A provider for each destination; they share the run's bandwidth limits. Nothing is contacted."""
-    limits = Limits(
-        upload=Throttle(options.limit_upload) if options.limit_upload else None,
-        download=Throttle(options.limit_download) if options.limit_download else None,
-    )
+    limits = limits_of(options)
     return [provider_for(each, limits=limits) for each in options.to]
 
 

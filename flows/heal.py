@@ -30,6 +30,7 @@ from flows.cancel import cancellable, current_flow_run_id
 from flows.context import RunContext, current_run
 from flows.guard import current_breakers, guarded
 from flows.naming import destination_label, human_bytes, short_list
+from flows.opening import limits_of
 from flows.portable import from_prefect
 from flows.replicas import open_all
 from flows.reporting import FlowProgress, as_code, store_artifact, tell_prefect
@@ -196,7 +197,7 @@ def _active() -> _Work:
 @contextlib.asynccontextmanager
 async def _open(run: RunContext, options: HealOptions, key_block: str | None) -> AsyncIterator[_Work]:
     async with contextlib.AsyncExitStack() as stack:
-        opened = await stack.enter_async_context(open_all(run, options.repo, key_block))
+        opened = await stack.enter_async_context(open_all(run, options.repo, key_block, limits=limits_of(options)))
         spool = await asyncio.to_thread(Spool.create, default_parent())
         stack.callback(spool.close)
         progress = await stack.enter_async_context(FlowProgress.over(run.progress))

@@ -23,17 +23,27 @@ from backupiq.errors import (
     StorageNotFoundError,
 )
 from backupiq.passwords import PasswordSources, find_password, missing_password
+from backupiq.profile import Bandwidth
 from backupiq.repository.lockfile import LockFile
 from backupiq.repository.repository import FileType, Repository
 from backupiq.repository.snapshot import Snapshot, find_parent
 from backupiq.storage.local import LocalProvider
 from backupiq.storage.provider import StorageProvider
+from backupiq.storage.throttle import Limits, Throttle
 from backupiq.telemetry import get_logger, register_secret
 from flows.context import RunContext
 from flows.portable import json_text
 
 TEMPORARY_FILES_ARE_DEAD_AFTER = 24 * 3600.0
 log = get_logger("backupiq.flows.opening")
+
+
+def limits_of(options: Bandwidth) -> Limits:
+    """The limits that all destinations of a run share."""
+    return Limits(
+        upload=Throttle(options.limit_upload) if options.limit_upload else None,
+        download=Throttle(options.limit_download) if options.limit_download else None,
+    )
 
 
 def resolve_password(run: RunContext, locations: Sequence[str], key_block: str | None) -> SecretStr:

@@ -28,7 +28,7 @@ from backupiq.telemetry.text import printable_path
 from flows.cancel import cancellable, current_flow_run_id
 from flows.context import RunContext, current_run
 from flows.naming import destination_label, short_list
-from flows.opening import absolute
+from flows.opening import absolute, limits_of
 from flows.portable import from_prefect
 from flows.replicas import open_to_read, replica_list
 from flows.reporting import FlowProgress, report_restore, tell_prefect
@@ -165,7 +165,8 @@ def _active() -> _Work:
 @contextlib.asynccontextmanager
 async def _open(run: RunContext, options: RestoreOptions, key_block: str | None) -> AsyncIterator[_Work]:
     async with contextlib.AsyncExitStack() as stack:
-        repository = await stack.enter_async_context(open_to_read(run, replica_list(options.repo), key_block))
+        opening = open_to_read(run, replica_list(options.repo), key_block, limits=limits_of(options))
+        repository = await stack.enter_async_context(opening)
         locked = lock_for_reading(repository, retry_for=options.retry_lock, note=run.progress.note)
         await stack.enter_async_context(locked)
         snapshot_id, snapshot = await _choose(repository, options)

@@ -51,6 +51,9 @@ class Setup(msgspec.Struct, array_like=True):
     folders: list[tuple[int, bytes]]
     attributes: list[tuple[int, int, int, list[tuple[bytes, bytes]]]]
 
+    def __repr__(self) -> str:
+        return "Setup(hidden)"
+
 
 FileOrder = tuple[int, int, bytes, int, int, int, int, int]
 """Number (row in the parent's plan), folder, name, size, mtime, atime, attributes, state of a file."""

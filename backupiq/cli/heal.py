@@ -6,7 +6,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from backupiq.cli.options import Json, KeyBlock, PasswordCommand, PasswordFile, Quiet, Repo, RetryLock
+from backupiq.cli.options import (
+    Json,
+    KeyBlock,
+    LimitDownload,
+    LimitUpload,
+    PasswordCommand,
+    PasswordFile,
+    Quiet,
+    Repo,
+    RetryLock,
+)
 from backupiq.cli.output import human_bytes, note, print_json, print_line
 from backupiq.cli.session import (
     Access,
@@ -36,6 +46,8 @@ def heal(
     password_file: PasswordFile = None,
     password_command: PasswordCommand = None,
     key_block: KeyBlock = None,
+    limit_upload: LimitUpload = None,
+    limit_download: LimitDownload = None,
     retry_lock: RetryLock = 0.0,
 ) -> None:
     """Make all replicas hold the same: copy what one lacks, or holds damaged, from another. Deletes nothing.
@@ -51,7 +63,14 @@ def heal(
     if len(destinations) < 2:
         raise ValidationError("Healing copies between replicas; name at least two, each with --repo.")
     locations = run_async(locate_repository(destinations))
-    options = HealOptions(repo=destinations, dry_run=dry_run, read_data=read_data, retry_lock=retry_lock)
+    options = HealOptions(
+        repo=destinations,
+        dry_run=dry_run,
+        read_data=read_data,
+        retry_lock=retry_lock,
+        limit_upload=limit_upload,
+        limit_download=limit_download,
+    )
     password = existing_password(access.sources(), locations)
 
     from flows.launch import run_heal

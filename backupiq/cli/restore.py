@@ -11,6 +11,7 @@ import typer
 from backupiq.cli.options import (
     Json,
     KeyBlock,
+    LimitDownload,
     PasswordCommand,
     PasswordFile,
     Quiet,
@@ -92,6 +93,7 @@ def restore(
     password_file: PasswordFile = None,
     password_command: PasswordCommand = None,
     key_block: KeyBlock = None,
+    limit_download: LimitDownload = None,
     retry_lock: RetryLock = 0.0,
 ) -> None:
     """Restore a snapshot, or a part of it, below a folder. Absolute paths stand below that folder."""
@@ -118,6 +120,7 @@ def restore(
         verify=verify,
         dry_run=dry_run,
         threads=threads,
+        limit_download=limit_download,
         retry_lock=retry_lock,
     )
     password = existing_password(access.sources(), locations)

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import hashlib
 import io
+import mmap
 import os
 import stat
 from collections.abc import AsyncIterator
@@ -82,7 +83,8 @@ class Source:
             async for _ in self:
                 await asyncio.sleep(0)
             return self._data
-        held = memoryview(bytearray(self.size))
+        # Its own mapping, which the system gets back at once: packs come and go, and a heap would keep their holes.
+        held = memoryview(mmap.mmap(-1, self.size) if self.size else b"")
         done = 0
         async for piece in self:
             held[done : done + len(piece)] = piece

@@ -36,7 +36,7 @@ class TransferOptions:
     read_seconds: float = 30.0
     download_seconds: float = 7200.0
     slowest_upload: int = 16 * 1024
-    memory_bytes: int = 72 * MIB
+    memory_bytes: int = 48 * MIB  # three packs of the usual size
     whole_bytes: int = 25 * MIB  # a pack of the usual size
     parts_at_once: int = 4
     create_bytes: int = 64 * MIB

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import hashlib
 import os
 import random
 import re
@@ -12,7 +13,7 @@ import shutil
 from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import httpx
 import pytest
@@ -26,6 +27,7 @@ from backupiq.errors import (
     StorageConnectionError,
     StorageError,
     StorageQuotaError,
+    UnknownDestinationError,
     ValidationError,
 )
 from backupiq.planning import batches
@@ -34,15 +36,27 @@ from backupiq.progress import SilentProgress
 from backupiq.reports import BackupReport
 from backupiq.repository.locking import RepositoryLock
 from backupiq.repository.pack import BlobType, PackFile
-from backupiq.repository.repository import FileType, Repository, pack_key
+from backupiq.repository.repository import Repository, pack_key
 from backupiq.storage.local import LocalProvider
 from backupiq.storage.provider import FileInfo, StorageInfo, UploadResult
 from backupiq.storage.throttle import NO_LIMITS, Limits
-from tests.faults.support import files_of
+from tests.faults.support import files_of, locks_of, wait_for
 from tests.flows.conftest import PASSWORD, Flows
 
 PACK = 1 << 20
 """Packs of a mebibyte instead of sixteen, so that a few mebibytes of files fill a spool."""
+
+
+class WhenFull(asyncio.Event):
+    """Happens when the spool takes no more packs."""
+
+    def __init__(self, held: list[int]) -> None:
+        super().__init__()
+        self.held = held
+
+    async def wait(self) -> Literal[True]:
+        await asyncio.to_thread(wait_for, lambda: max(self.held, default=0) >= 12 * PACK, "the spool to fill")
+        return True
 
 
 @dataclasses.dataclass
@@ -56,6 +70,8 @@ class Weather:
     down: StorageError | None = None
     hold: asyncio.Event | None = None
     """Uploads of packs wait for it."""
+    then: StorageError | None = None
+    """They fail after that."""
     on_upload: Callable[[str], object] = lambda key: None
     uploads: Counter[str] = dataclasses.field(default_factory=Counter)
     limits: Limits = NO_LIMITS
@@ -87,6 +103,8 @@ class Moody(LocalProvider):
                 raise error
         if weather.hold is not None and key.startswith("data/"):
             await weather.hold.wait()
+            if weather.then is not None:
+                raise weather.then
         return await super().upload_file(source, key, **options)
 
     async def read(self, key: str, offset: int = 0, length: int | None = None) -> bytes:
@@ -136,6 +154,18 @@ class Several:
 
     def snapshots(self, name: str) -> set[str]:
         return {path.name for path in (self.at(name) / "snapshots").glob("*")}
+
+
+def close_breakers(several: Several) -> None:
+    """Let the next run try what has just failed."""
+    from flows.guard import reset_breaker
+
+    async def reset() -> None:
+        for name in several.weather:
+            with contextlib.suppress(UnknownDestinationError):
+                await reset_breaker(str(several.at(name)))
+
+    asyncio.run(reset())
 
 
 async def opened(root: Path) -> Repository:
@@ -266,7 +296,7 @@ def test_a_failing_destination_is_named_and_the_next_run_catches_it_up(several: 
     assert (len(several.snapshots("here")), len(several.snapshots("there"))) == (2, 1)
 
     several.weather["there"] = Weather()
-    close_breakers()
+    close_breakers(several)
     several.change("still more")
     report = several.back_up("here", "there")
     assert report.exit_code == 0
@@ -294,8 +324,8 @@ def test_when_all_fail_the_run_fails_with_an_error_of_theirs_and_publishes_nothi
         several.back_up("here", "there")
     assert (len(several.snapshots("here")), len(several.snapshots("there"))) == (1, 1)
     assert list((several.folder / "spool").iterdir()) == []
-    assert not any((several.at(name) / "locks").iterdir() for name in ("here", "there"))
-    close_breakers()
+    assert [locks_of(several.at(name)) for name in ("here", "there")] == [[], []]
+    close_breakers(several)
 
 
 def test_no_snapshot_is_published_where_what_it_needs_could_not_be_copied(several: Several) -> None:
@@ -303,7 +333,7 @@ def test_no_snapshot_is_published_where_what_it_needs_could_not_be_copied(severa
     several.change("only here")
     several.weather["there"] = Weather(refuse={"data/": StorageQuotaError("The destination is full.")})
     assert several.back_up("here", "there").exit_code == 4
-    close_breakers()
+    close_breakers(several)
     before = files_of(several.at("there"))
     # Now the only one that has it takes nothing new and gives nothing away, and the other one is well again.
     several.weather["there"] = Weather()
@@ -313,7 +343,7 @@ def test_no_snapshot_is_published_where_what_it_needs_could_not_be_copied(severa
     with pytest.raises(StorageError):
         several.back_up("here", "there")
     assert several.snapshots("there") == {Path(name).name for name in before if name.startswith("snapshots/")}
-    close_breakers()
+    close_breakers(several)
     several.weather["here"] = Weather()
     assert several.back_up("here", "there").exit_code == 0
     several.assert_same("here", "there")
@@ -415,32 +445,13 @@ def test_when_the_last_destination_fails_while_packing_waits_for_room_the_run_en
     several.back_up("here", "there")
     several.change("large", 40 * PACK)
     several.weather["there"] = Weather(refuse={"data/": StorageQuotaError("The destination is full.")})
-    last = several.weather["here"] = Weather(hold=asyncio.Event())
-
-    async def fail_when_full() -> BackupReport:
-        running = asyncio.create_task(asyncio.to_thread(several.back_up, "here", "there"))
-        while max(small_spool) < 12 * PACK and not running.done():
-            await asyncio.sleep(0.01)
-        last.down = StorageQuotaError("It is full here, too.")
-        last.refuse = {"data/": StorageQuotaError("It is full here, too.")}
-        held, last.hold = last.hold, None
-        assert held is not None
-        held_loop[0].call_soon_threadsafe(cut, held)
-        return await running
-
-    held_loop: list[asyncio.AbstractEventLoop] = []
-
-    def cut(held: asyncio.Event) -> None:
-        held.set()
-
-    last.on_upload = lambda key: held_loop.append(asyncio.get_running_loop())
+    several.weather["here"] = Weather(hold=WhenFull(small_spool), then=StorageQuotaError("It is full here, too."))
     small_spool.clear()
-    small_spool.append(0)
     with pytest.raises(StorageQuotaError, match="It is full here, too"):
-        asyncio.run(fail_when_full())
+        several.back_up("here", "there")
     assert max(small_spool) <= 12 * PACK
     assert list((several.folder / "spool").iterdir()) == []
-    close_breakers()
+    close_breakers(several)
 
 
 # --- what an interrupted run left ------------------------------------------------------------------------------------
@@ -455,8 +466,6 @@ def test_packs_left_at_different_destinations_are_used_and_named_at_both(several
             file = PackFile(tmp_path, BlobType.DATA)
             content = b"left by an interrupted run %d" % number
             (several.flows.source / f"left {number}").write_bytes(content)
-            import hashlib
-
             file.add(hashlib.sha256(content).digest(), repository.master.seal(content), 0)
             pack = file.finish(repository.master)
             for name in names:
@@ -474,20 +483,3 @@ def test_packs_left_at_different_destinations_are_used_and_named_at_both(several
     shutil.rmtree(several.at("here"))
     again = several.back_up("there")
     assert (again.files_unmodified, again.bytes_read) == (5, 0)
-
-
-def close_breakers() -> None:
-    """Let the next run try what has just failed."""
-    from flows.guard import list_breakers, reset_breaker
-
-    async def reset() -> None:
-        for breaker in await list_breakers():
-            await reset_breaker(breaker.key)
-
-    asyncio.run(reset())
-
-
-def test_the_kinds_of_objects_are_those_of_the_repository(several: Several) -> None:
-    several.back_up("here", "there")
-    kinds = {name.partition("/")[0] for name in files_of(several.at("there"))}
-    assert kinds == {str(kind) for kind in FileType if kind is not FileType.LOCK}

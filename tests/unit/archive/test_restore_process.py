@@ -368,6 +368,10 @@ def test_a_helper_refuses_a_target_that_is_not_the_one_the_parent_opened(tmp_pat
         restore_process.start_worker(setup_for(tmp_path, target=os.fsencode(other)), child())
 
 
+def test_what_a_helper_is_told_is_not_printed(tmp_path: Path) -> None:
+    assert repr(msgspec.msgpack.decode(setup_for(tmp_path), type=Setup)) == "Setup(hidden)"
+
+
 async def test_neither_key_nor_password_is_in_a_helpers_command_line_or_environment(
     archive: Archive, target: Path, helpers: list[WorkerProcess], monkeypatch: pytest.MonkeyPatch
 ) -> None:
