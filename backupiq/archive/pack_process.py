@@ -35,6 +35,9 @@ class Setup(msgspec.Struct, array_like=True):
     folder: str
     pack_size: int
 
+    def __repr__(self) -> str:
+        return "Setup(hidden)"
+
 
 class Request(msgspec.Struct, array_like=True):
     """``fresh``: places, among the blobs of the answer before, of those to store. ``files``: paths and records."""

@@ -23,8 +23,8 @@ from backupiq.archive.restore_writer import Ordinals, TargetWriter
 from backupiq.archive.safe_tree import SafeTree
 from backupiq.archive.worker_child import Bytes, Child, Handler
 from backupiq.errors import BackupIQError, CancelledRunError, CryptoError, PackError, RestoreWriteError, UnsafePathError
+from backupiq.repository.blob import open_blob
 from backupiq.repository.crypto import MasterKey
-from backupiq.repository.reader import open_blob
 
 MODULE = "backupiq.archive.restore_process"
 """What `WorkerProcess` is to start."""

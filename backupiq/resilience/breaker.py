@@ -319,8 +319,8 @@ class Breaker:
                 self._on_alone(error)
 
     def _announce(self, old: BreakerState, new: BreakerState) -> None:
-        tell = log.warning if new.phase == "open" else log.info
-        tell(f"breaker.{new.phase}", destination=self.label, generation=new.generation, reason=new.reason)
+        # Not a warning: the error that opened it is told, and a person is to read it once.
+        log.info(f"breaker.{new.phase}", destination=self.label, generation=new.generation, reason=new.reason)
         if self._on_change is not None:
             self._on_change(old, new)
 
