@@ -46,7 +46,8 @@ class ReplicaListing:
 async def list_replica(provider: StorageProvider) -> ReplicaListing:
     """List a replica's objects. StorageNotFoundError when the destination itself is gone, and its other errors."""
     found: list[bytes] = []  # packed at once: as texts a million of them would take 300 MB
-    for kind in ORDER:
+    # Backwards: what a snapshot needs is stored before it, so it is listed too, whoever publishes meanwhile.
+    for kind in reversed(ORDER):
         if kind is FileType.CONFIG:
             with suppress(StorageNotFoundError):
                 found.append(pack_object(CONFIG_KEY, (await provider.get_file_info(CONFIG_KEY)).size))

@@ -11,7 +11,7 @@ import random
 import re
 import shutil
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,9 +20,12 @@ import pytest
 from pydantic import SecretStr
 
 from backupiq.archive import lanes, session
+from backupiq.archive.lanes import Lanes
 from backupiq.archive.pack_writer import PackWriter
+from backupiq.archive.publisher import IndexBook
 from backupiq.archive.spool import Spool
 from backupiq.errors import (
+    DegradedRunError,
     RepositoryLockedError,
     StorageConnectionError,
     StorageError,
@@ -33,13 +36,17 @@ from backupiq.errors import (
 from backupiq.planning import batches
 from backupiq.profile import BackupOptions
 from backupiq.progress import SilentProgress
+from backupiq.replicas.opening import open_replicas, probe_replicas
 from backupiq.reports import BackupReport
 from backupiq.repository.locking import RepositoryLock
 from backupiq.repository.pack import BlobType, PackFile
 from backupiq.repository.repository import Repository, pack_key
+from backupiq.resilience.breaker import MemoryBreakerStore
 from backupiq.storage.local import LocalProvider
 from backupiq.storage.provider import FileInfo, StorageInfo, UploadResult
 from backupiq.storage.throttle import NO_LIMITS, Limits
+from flows.backup_destinations import Destinations
+from flows.guard import Breakers
 from tests.faults.support import files_of, locks_of, wait_for
 from tests.flows.conftest import PASSWORD, Flows
 
@@ -397,6 +404,57 @@ def test_a_locked_destination_is_left_out_and_when_all_are_locked_the_run_says_s
         asyncio.run(locked_run("here", "there"))
     assert several.back_up("here", "there").exit_code == 0
     several.assert_same("here", "there")
+
+
+@pytest.fixture
+async def lagging(several: Several) -> AsyncIterator[Destinations]:
+    """Two open destinations: ``here`` has one backup more than ``there``."""
+    await asyncio.to_thread(several.back_up, "here", "there")
+    several.change("only here")
+    await asyncio.to_thread(several.back_up, "here")
+    probes = await probe_replicas({name: LocalProvider(several.at(name)) for name in ("here", "there")})
+    replicas = await open_replicas(probes, PASSWORD)
+    found = Destinations(
+        replicas.repository, Lanes(IndexBook(replicas.repository.master)), Breakers(MemoryBreakerStore()), replicas
+    )
+    for name in probes:
+        found.lanes.add(name, replicas.at(name))
+    yield found
+    await replicas.provider.close()
+
+
+async def test_without_the_only_source_nothing_counts_as_caught_up(
+    several: Several, lagging: Destinations, tmp_path: Path
+) -> None:
+    (newest,) = several.snapshots("here") - several.snapshots("there")
+    lagging.lanes.give_up(lagging.lane("here"), StorageConnectionError("The line is down."))
+    for snapshot in (None, newest):
+        with pytest.raises(DegradedRunError, match="could not be caught up"):
+            await lagging.catch_up("there", tmp_path, snapshot=snapshot)
+    assert newest not in several.snapshots("there")
+
+
+async def test_at_the_end_a_destination_is_caught_up_when_the_snapshot_has_come_with_it(
+    several: Several, lagging: Destinations, tmp_path: Path
+) -> None:
+    (newest,) = several.snapshots("here") - several.snapshots("there")
+    lagging.complete.add("here")
+    await lagging.catch_up("there", tmp_path, snapshot=newest)
+    await asyncio.to_thread(several.assert_same, "here", "there")
+    with pytest.raises(DegradedRunError, match="the snapshot did not get there"):
+        await lagging.catch_up("there", tmp_path, snapshot="ab" * 32)
+
+
+async def test_what_goes_down_the_lane_is_not_copied_as_well(
+    several: Several, lagging: Destinations, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = files_of(several.at("there"))
+    monkeypatch.setattr(Lanes, "is_own", lambda lanes, key: True)
+    assert (await lagging.catch_up("there", tmp_path)).objects == 0
+    assert files_of(several.at("there")) == before
+    monkeypatch.undo()
+    assert (await lagging.catch_up("there", tmp_path)).objects > 0
+    await asyncio.to_thread(several.assert_same, "here", "there")
 
 
 # --- slow ones and a small spool -----------------------------------------------------------------------------------
