@@ -86,7 +86,7 @@ class Destinations:
         """Go on without a destination; raises the error when that leaves none that the run can be completed at."""
         if lane.error is not None:
             return
-        log.warning("destination.given_up", destination=lane.name, error=error.code)
+        log.info("destination.given_up", destination=lane.name, error=error.code)
         self.lanes.give_up(lane, error)
         if not self.complete and not self.lanes.flowing:
             raise error
@@ -206,8 +206,14 @@ async def open_destinations(
     named = name_replicas(providers)
     if len(named) == 1:
         ((name, provider),) = named.items()
-        async with breakers.for_destination(provider.identity, provider.location).attempt():
+        breaker = breakers.for_destination(provider.identity, provider.location)
+        try:
+            async with breaker.attempt():
+                repository, created = await open_or_create(provider, password)
+        except CircuitOpenError:
+            # There is no other one to go on with, and a person may have just freed its disk: it is tried all the same.
             repository, created = await open_or_create(provider, password)
+            await breaker.reset()
         found = Destinations(repository, Lanes(IndexBook(repository.master)), breakers)
         found.lanes.add(name, repository)
         found.created = [name] if created else []
@@ -336,7 +342,7 @@ async def list_destinations(found: Destinations) -> dict[str, ReplicaListing] | 
     if errors and not listings:
         raise next(iter(errors.values()))
     for name, error in errors.items():
-        log.warning("destination.given_up", destination=name, error=error.code)
+        log.info("destination.given_up", destination=name, error=error.code)
         found.drop_out(name, error)
     if errors:
         opened = found.repository

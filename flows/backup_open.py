@@ -75,8 +75,7 @@ async def open_backup(
         async with contextlib.AsyncExitStack() as walking:
             # A repository among the sources has to be there before the walk, which leaves it out.
             if not inside:
-                session.rules = _rules(options, frozenset())
-                await walking.enter_async_context(beside(discover(work)))
+                await walking.enter_async_context(beside(_look(work, options, discover)))
             opened = await _open(stack, run, providers, password, options, breakers)
             if inside:
                 own = frozenset[tuple[int, int]]().union(*(own_folders(each, options.paths) for each in inside))
@@ -92,6 +91,13 @@ async def open_backup(
         for warning in opened.warnings:
             session.warn(warning)
         yield work, opened
+
+
+async def _look(
+    work: ActiveBackup, options: BackupOptions, discover: Callable[[ActiveBackup], Coroutine[Any, Any, None]]
+) -> None:
+    work.session.rules = await asyncio.to_thread(_rules, options, frozenset())
+    await discover(work)
 
 
 @contextlib.asynccontextmanager

@@ -178,7 +178,7 @@ class Sending:
             await catch_up(self._key, *self._named(lane), snapshot_id)
         except _AWAY as error:
             lane.error = lane.error or error
-            log.warning("destination.lags", destination=lane.name, error=error.code)
+            log.info("destination.lags", destination=lane.name, error=error.code)
         else:
             lane.error = None
             self._to.complete.add(lane.name)

@@ -139,7 +139,7 @@ class Lanes:
             return
         for lane in flowing:
             if lane.backlog > share:
-                log.warning("lane.behind", destination=lane.name, backlog=lane.backlog)
+                log.info("lane.behind", destination=lane.name, backlog=lane.backlog)
                 self.leave_behind(lane)
 
     def _share(self, spool: Spool) -> int:

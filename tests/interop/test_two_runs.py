@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from tests.faults.support import wait_for
 from tests.interop.support import (
     Gate,
     assert_clean,
@@ -58,7 +59,8 @@ def test_two_runs_at_once_make_one_repository_that_holds_both(
         os.kill(run.pid, signal.SIGCONT)
     for gate, run in zip(gates, runs, strict=True):
         gate.wait(run)
-    assert len(locks(repo)) == len(runs), "each run holds its lock while the other does"
+    # Each run holds its lock while the other does: both look for files, and are held up there.
+    wait_for(lambda: len(locks(repo)) == len(runs), "a lock of each run")
     for gate in gates:
         gate.open()
     ends = [finish(run) for run in runs]
