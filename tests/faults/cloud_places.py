@@ -118,22 +118,22 @@ class GcsPlace(Place):
 
     def __init__(self, server: GcsServer, proxy: FaultProxy) -> None:
         super().__init__(proxy)
-        self._server = server
+        self.server = server
 
     def new(self) -> str:
-        return self._server.new_bucket()
+        return self.server.new_bucket()
 
     def missing(self) -> str:
-        return self._server.new_name()
+        return self.server.new_name()
 
     def at(self, name: str, *, seconds: float = PATIENT_SECONDS) -> StorageProvider:
         from backupiq.storage.gcs import GcsProvider
 
         given = {"endpoint": self.proxy.url, "prefix": "repo", "transfer": transfer_options(seconds)}
-        return GcsProvider(self._server.config(name, **given))
+        return GcsProvider(self.server.config(name, **given))
 
     def leftovers(self, name: str) -> list[str]:
-        return self._server.unfinished(name)
+        return self.server.unfinished(name)
 
 
 class AzurePlace(Place):
@@ -142,24 +142,24 @@ class AzurePlace(Place):
 
     def __init__(self, server: Azurite, proxy: FaultProxy) -> None:
         super().__init__(proxy)
-        self._server = server
+        self.server = server
 
     def new(self) -> str:
-        return self._server.new_container()
+        return self.server.new_container()
 
     def missing(self) -> str:
-        return self._server.new_name()
+        return self.server.new_name()
 
     def at(self, name: str, *, seconds: float = PATIENT_SECONDS) -> StorageProvider:
         from backupiq.storage.azure import AzureProvider
 
-        endpoint = f"{self.proxy.url}/{self._server.account}"
+        endpoint = f"{self.proxy.url}/{self.server.account}"
         given = {"endpoint": endpoint, "prefix": "repo", "transfer": transfer_options(seconds)}
-        return AzureProvider(self._server.config(name, **given))
+        return AzureProvider(self.server.config(name, **given))
 
     def leftovers(self, name: str) -> list[str]:
         """Blobs only: uncommitted blocks cannot be removed, belong to no blob and expire by themselves."""
-        return self._server.keys(name)
+        return self.server.keys(name)
 
 
 class ICloudPlace(Place):
@@ -170,13 +170,13 @@ class ICloudPlace(Place):
     def __init__(self, server: ICloudServer, proxy: FaultProxy, sessions: Path) -> None:
         super().__init__(proxy)
         self.environment = {"REQUESTS_CA_BUNDLE": str(server.ca_file)}
-        self._server = server
+        self.server = server
         self._sessions = sessions
         self._names = itertools.count(1)
 
     def new(self) -> str:
         name = f"Folder {next(self._names)}"
-        self._server.tree.make_folder(f"FOLDER::{ZONE}::{ROOT}", name)
+        self.server.tree.make_folder(f"FOLDER::{ZONE}::{ROOT}", name)
         return name
 
     def missing(self) -> str:
@@ -185,11 +185,11 @@ class ICloudPlace(Place):
     def at(self, name: str, *, seconds: float = PATIENT_SECONDS) -> StorageProvider:
         from backupiq.storage.icloud import ICloudConfig, ICloudProvider
 
-        self._server.trust(self._sessions)
+        self.server.trust(self._sessions)
         return ICloudProvider(
             ICloudConfig(
-                apple_id=self._server.apple_id,
-                password=self._server.password,
+                apple_id=self.server.apple_id,
+                password=self.server.password,
                 folder=name,
                 session_folder=self._sessions,
                 endpoint=self.proxy.url,
@@ -199,7 +199,7 @@ class ICloudPlace(Place):
         )
 
     def leftovers(self, name: str) -> list[str]:
-        return [*self._server.files(name)]
+        return [*self.server.files(name)]
 
 
 @contextlib.contextmanager
