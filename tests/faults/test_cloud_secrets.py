@@ -51,8 +51,9 @@ class Secrets:
         """More of them."""
         self.names |= set(secrets)
         for name, secret in secrets.items():
-            in_a_url, in_json = quote(secret, safe=""), json.dumps(secret)[1:-1]
-            for spelling in {*spellings(secret.encode()), in_a_url.encode(), in_json.encode()}:
+            in_urls = (quote(secret, safe=""), quote(secret))  # programs differ about slashes
+            written = (*in_urls, json.dumps(secret)[1:-1])
+            for spelling in {*spellings(secret.encode()), *(text.encode() for text in written)}:
                 self._written[spelling] = name
 
     def found_in(self, data: bytes) -> set[str]:
