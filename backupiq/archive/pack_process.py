@@ -14,7 +14,7 @@ from pathlib import Path
 
 import msgspec
 
-from backupiq.archive.pack_writer import PackWriter, WriterCounts
+from backupiq.archive.pack_writer import PackWriter
 from backupiq.archive.reading import NO_DESCRIPTORS, SMALL, open_file, restated
 from backupiq.archive.worker_child import Child
 from backupiq.discovery.entry import FileEntry, unreadable
@@ -174,9 +174,3 @@ class _Packer:
 def start_worker(setup: bytes, child: Child) -> Callable[[memoryview, memoryview], tuple[bytes, Sequence[bytes]]]:
     """See `backupiq.archive.worker_child`."""
     return _Packer(msgspec.msgpack.decode(setup, type=Setup), child).answer
-
-
-def counts_of(reply: Reply) -> WriterCounts:
-    """The reply's counts."""
-    blobs, plain, stored = reply.counts
-    return WriterCounts(data_blobs=blobs, plain_bytes=plain, stored_bytes=stored)
