@@ -13,6 +13,7 @@ from typing import Any
 from pydantic import SecretStr
 
 from backupiq.errors import BackupIQError, CancelledRunError, OrchestrationError
+from backupiq.memory import share_heaps
 from backupiq.profile import BackupOptions, HealOptions, RestoreOptions
 from backupiq.progress import ProgressSink
 from backupiq.replicas.report import HealReport
@@ -66,6 +67,7 @@ def run_heal(options: HealOptions, *, password: SecretStr, progress: ProgressSin
 
 
 def _launch(load: Callable[[], Callable[[], Awaitable[Any]]], run: RunContext) -> Any:
+    share_heaps()
     signals, server, loop = Interruptions(), EmbeddedServer(), asyncio.new_event_loop()
     try:
         with signals.noted(), running(run):

@@ -221,7 +221,7 @@ def stopped_with_an_exclusive_lock(restic: Restic, repo: Path, password: str) ->
 class Gate:
     """A FIFO at which a program stops that opens it for reading, until the test lets it go on.
 
-    As the file of exclude patterns it holds a run right after it has taken its lock and chosen its parent.
+    As the file of exclude patterns it holds a run before it looks for files; the repository is opened beside that.
     """
 
     def __init__(self, path: Path) -> None:

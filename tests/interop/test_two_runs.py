@@ -79,15 +79,19 @@ def test_two_runs_at_once_make_one_repository_that_holds_both(
 def test_two_runs_of_one_folder_at_once_both_succeed_and_backupiq_restores_both(
     backupiq: BackupIQ, restic_old: Restic, tmp_path: Path, repo_password: str
 ) -> None:
-    """Into a repository that exists, both with the same parent and the same new files."""
+    """Into a repository that exists, both with the same parent (named: one may look when the other is done) and files."""
     repo, source = tmp_path / "repo", tmp_path / "source"
     make_small_tree(source, files=60)
     parent = backupiq.json("backup", source, "--to", repo)["snapshot_id"]
     make_small_tree(source / "added", files=60, seed=2)
     gates = [Gate(tmp_path / name) for name in ("one", "other")]
-    runs = [backupiq.start("backup", source, "--to", repo, "--exclude-file", gate.path, "--json") for gate in gates]
+    runs = [
+        backupiq.start("backup", source, "--to", repo, "--exclude-file", gate.path, "--parent", parent, "--json")
+        for gate in gates
+    ]
     for gate, run in zip(gates, runs, strict=True):
         gate.wait(run)
+    wait_for(lambda: len(locks(repo)) == len(runs), "a lock of each run")
     for gate in gates:
         gate.open()
     ends = [finish(run) for run in runs]
