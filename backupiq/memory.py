@@ -14,7 +14,7 @@ def share_heaps() -> bool:
     """Let the threads of this process share two heaps; whether the C library could be told so.
 
     glibc gives each thread a heap of its own, and what chunks and packs leave behind in each is not given back: a
-    quarter of the memory of an upload to two clouds. Heaps that exist already stay. Other C libraries have no such heaps.
+    quarter of the memory of an upload to two clouds. Heaps that exist already stay. Other C libraries have none.
     """
     if not sys.platform.startswith("linux"):
         return False

@@ -79,7 +79,7 @@ def test_two_runs_at_once_make_one_repository_that_holds_both(
 def test_two_runs_of_one_folder_at_once_both_succeed_and_backupiq_restores_both(
     backupiq: BackupIQ, restic_old: Restic, tmp_path: Path, repo_password: str
 ) -> None:
-    """Into a repository that exists, both with the same parent (named: one may look when the other is done) and files."""
+    """Into one that exists, with the same new files and parent (named: one may look when the other is done)."""
     repo, source = tmp_path / "repo", tmp_path / "source"
     make_small_tree(source, files=60)
     parent = backupiq.json("backup", source, "--to", repo)["snapshot_id"]
