@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from backupiq.repository.snapshot import CHECKPOINT_TAG
+
+Analysis = Literal["auto", "full", "names"]
 Overwrite = Literal["always", "if-changed", "if-newer", "never"]
 
 
@@ -37,6 +40,25 @@ class BackupOptions(Bandwidth):
     dry_run: bool = Field(default=False, description="Say what would be stored, and store nothing.")
     retry_lock: float = Field(default=0.0, ge=0, description="Seconds to wait for a locked repository.")
     threads: int | None = Field(default=None, ge=1, le=64, description="Threads that read files.")
+
+    exclude_regenerable: bool = Field(
+        default=False, description="Leave out folders that can be made again from what is in the backup."
+    )
+    pin: list[str] = Field(
+        default=[], description="What files are worth: PATTERN=high, normal, low or 0 to 100, in gitignore syntax."
+    )
+    analysis: Analysis = Field(
+        default="auto",
+        description="full: by contents, before anything is stored; names: by names alone; auto: full where the run is "
+        "so long that the order of files matters.",
+    )
+
+    @field_validator("tags")
+    @classmethod
+    def _not_ours(cls, tags: list[str]) -> list[str]:
+        if CHECKPOINT_TAG in tags:
+            raise ValueError(f"the tag {CHECKPOINT_TAG!r} marks snapshots that a run replaces at its end; take another")
+        return tags
 
 
 class RestoreOptions(Bandwidth):

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from backupiq.archive.delivery import Delivery
 from backupiq.archive.session import BackupSession
 from backupiq.errors import OrchestrationError
 from backupiq.planning.batches import Batch
+from flows.analysis import RunAnalysis
 from flows.backup_destinations import Destinations
 
 
@@ -23,9 +24,22 @@ class ActiveBackup:
     parent_tree: str | None = None
     same_user: bool = False
     """Whether the parent was made by the user who runs this."""
+    analysis: RunAnalysis | None = None
+    limit_upload: int | None = None
+    importance: Sequence[int] | None = None
+    """Of the files to read, in the order of `session.changes.to_read`; None when it was not asked for."""
+    expected_seconds: float = 0.0
+    """How long storing is expected to take, once it is planned."""
     batches: list[Batch] = dataclasses.field(default_factory=list)
     deliveries: dict[tuple[int, str], Delivery] = dataclasses.field(default_factory=dict)
     """By batch and destination."""
+
+    @property
+    def understanding(self) -> RunAnalysis:
+        """The analysis of this run."""
+        if self.analysis is None:
+            raise AssertionError("it is made with the session")
+        return self.analysis
 
     @property
     def writing(self) -> Destinations:

@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Coroutine
 from typing import Any
 
 from prefect import flow
 from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run as runtime
 
+from backupiq.errors import CancelledRunError
+from backupiq.planning.order import WORTH_SECONDS
 from backupiq.profile import BackupOptions
 from backupiq.telemetry import bind_run, correlation, get_logger
 from flows.active import ActiveBackup
 from flows.backup_open import open_backup, run_key
 from flows.backup_report import make_report, make_snapshot
 from flows.cancel import cancellable, current_flow_run_id
+from flows.checkpoints import Checkpoints
 from flows.context import RunContext, current_run
 from flows.naming import destination_label, short_list
 from flows.portable import from_prefect
 from flows.reporting import report_backup, tell_prefect
 from flows.sending import Sending
+from flows.tasks.analyze import analyze, leave_out_regenerable, summarize
 from flows.tasks.discover import discover_source
-from flows.tasks.plan import compare_with_parent, plan
+from flows.tasks.plan import compare_with_parent, expect, plan
 from flows.tasks.publish import build_trees
 from flows.tasks.store import pack_batch
 from flows.together import together
@@ -52,19 +57,23 @@ async def _backup(run: RunContext, options: BackupOptions, key_block: str | None
     async with open_backup(run, options, key_block, _discover) as (work, opened):
         session = work.session
         run.progress.stage("looking for files")
+        if options.exclude_regenerable:
+            await leave_out_regenerable(opened.key)
         await compare_with_parent(opened.key)
         snapshot_id = None
         if not options.dry_run:
+            await _analyze(run, work, options, opened.key)
             await plan(opened.key)
             session.prepare()
             async with Sending(opened.key, work) as sending:
-                await _store(run, work, opened.key, sending)
+                await _store(run, work, opened.key, sending, Checkpoints(work, opened, options, sending))
                 run.progress.stage("publishing the snapshot")
                 snapshot = make_snapshot(opened, session, options, sending.tree)
                 snapshot_id = await sending.publish(snapshot)
             with correlation(snapshot=snapshot_id[:8]):
                 for name in sorted(work.writing.complete):
                     log.info("snapshot.published", destination=destination_label(name))
+        await _never_in_the_way(work, summarize(opened.key))
         run.report = report = make_report(run, options, opened, session, snapshot_id)
         await report_backup(report)
         return {"snapshot": snapshot_id, "exit_code": report.exit_code}
@@ -76,13 +85,32 @@ async def _discover(work: ActiveBackup) -> None:
             group.create_task(discover_source(run_key(), number, short_list(sources)))
 
 
-async def _store(run: RunContext, work: ActiveBackup, key: str, sending: Sending) -> None:
+async def _analyze(run: RunContext, work: ActiveBackup, options: BackupOptions, key: str) -> None:
+    """Find out what the files are worth, where the run is long enough for their order to matter, or when asked to."""
+    if options.analysis == "full" or (options.analysis == "auto" and expect(work) >= WORTH_SECONDS):
+        run.progress.stage("looking at what files are")
+        await _never_in_the_way(work, analyze(key))
+
+
+async def _never_in_the_way(work: ActiveBackup, step: Coroutine[Any, Any, Any]) -> None:
+    """Analysis that fails is said, and everything is stored all the same."""
+    try:
+        await step
+    except CancelledRunError:
+        raise
+    except Exception as error:  # noqa: BLE001 - whatever is wrong with analysis, files must be stored
+        log.info("analysis.failed", error=type(error).__name__)
+        work.session.warn(f"What the files are could not be found out ({type(error).__name__}); all are stored.")
+
+
+async def _store(run: RunContext, work: ActiveBackup, key: str, sending: Sending, checkpoints: Checkpoints) -> None:
     """Pack batch after batch, and then the folder listings; each is sent while the next is packed."""
     run.progress.stage("storing files")
     for batch in work.batches:
         work.writing.ensure_locked()
         async with sending.batch(batch.number):
             await pack_batch(key, batch.number, len(work.batches))
+        await checkpoints.after(batch)
     run.progress.stage("writing folder listings")
     async with sending.batch(len(work.batches) + 1):
         sending.tree = await build_trees(key)

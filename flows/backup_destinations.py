@@ -62,6 +62,8 @@ class Destinations:
     lagging: set[str] = dataclasses.field(default_factory=set)
     caught_up: dict[str, int] = dataclasses.field(default_factory=dict)
     complete: set[str] = dataclasses.field(default_factory=set)
+    stale_checkpoints: list[str] = dataclasses.field(default_factory=list)
+    """Checkpoints of runs that did not come to their end, which the snapshot of this run replaces."""
 
     def lane(self, name: str) -> Lane:
         """The lane of that name."""

@@ -17,11 +17,13 @@ from backupiq.archive.session import BackupSession, RunSettings, closing, group_
 from backupiq.archive.spool import default_parent
 from backupiq.discovery.rules import ExcludeRules, PatternLine, read_pattern_file
 from backupiq.errors import RepositoryMissingError, StorageError
+from backupiq.planning.resources import look
 from backupiq.profile import BackupOptions
 from backupiq.repository.repository import Repository
 from backupiq.repository.snapshot import Snapshot
 from backupiq.storage.provider import StorageProvider
 from flows.active import ActiveBackup, active
+from flows.analysis import RunAnalysis
 from flows.backup_destinations import (
     Destinations,
     list_destinations,
@@ -44,6 +46,7 @@ class Opened:
         self.parent: tuple[str, Snapshot] | None = None
         self.resumed = 0
         self.warnings: list[str] = []
+        self.stale_checkpoints: list[str] = []
         self.key = run_key()
         self.began = time.perf_counter()
         self.began_ns = time.time_ns()
@@ -66,10 +69,11 @@ async def open_backup(
         password = resolve_password(run, [provider.location for provider in providers], key_block)
         run.progress.stage("opening the repository")
         progress = await stack.enter_async_context(FlowProgress.over(run.progress))
-        settings = RunSettings(options.threads or default_threads(), default_parent(), options.dry_run)
+        settings = RunSettings(options.threads or look(default_parent()).threads, default_parent(), options.dry_run)
         session = BackupSession(None, sources=options.paths, settings=settings, progress=progress)
         await stack.enter_async_context(closing(session))
-        work = ActiveBackup(session, group_sources(options.paths))
+        work = ActiveBackup(session, group_sources(options.paths), limit_upload=options.limit_upload)
+        work.analysis = RunAnalysis(session, options, time.time_ns())
         stack.enter_context(active(run_key(), work))
         inside = [provider for provider in providers if lies_inside(provider, options.paths)]
         async with contextlib.AsyncExitStack() as walking:
@@ -81,6 +85,7 @@ async def open_backup(
                 own = frozenset[tuple[int, int]]().union(*(own_folders(each, options.paths) for each in inside))
                 session.rules = _rules(options, own)
                 await discover(work)
+        opened.began_ns = work.understanding.now_ns
         session.repository, work.destinations = opened.repository, opened.destinations
         work.parent_tree = opened.parent[1].tree if opened.parent else None
         work.same_user = _same_user(opened)
@@ -182,6 +187,7 @@ async def _read(repository: Repository, options: BackupOptions, opened: Opened) 
         wanted=options.parent,
         force=options.force,
         on_damaged=lambda _, error: opened.warnings.append(error.message),
+        on_checkpoint=opened.stale_checkpoints.append,
     )
     await repository.load_index()
 
@@ -192,8 +198,10 @@ async def _take_stock(destinations: Destinations, options: BackupOptions, opened
     while listings is None:  # each time with a destination less
         opened.repository = destinations.repository
         opened.warnings.clear()
+        opened.stale_checkpoints.clear()
         await _read(destinations.repository, options, opened)
         listings = await list_destinations(destinations)
+    destinations.stale_checkpoints = opened.stale_checkpoints
     opened.resumed, lost = await take_stock(destinations, listings)
     if lost:
         opened.warnings.append(
@@ -220,11 +228,3 @@ def _rules(options: BackupOptions, own: frozenset[tuple[int, int]]) -> ExcludeRu
 def run_key() -> str:
     """What names this run in this process: the flow run's id."""
     return str(runtime.id or f"local-{os.getpid()}")
-
-
-def default_threads() -> int:
-    """Threads that read files: one for each processor, at least two and at most sixteen.
-
-    More only contend for the interpreter: on two cores, four threads take a fifth longer than two.
-    """
-    return max(2, min(16, os.cpu_count() or 1))

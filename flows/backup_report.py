@@ -11,12 +11,13 @@ from prefect.runtime import flow_run as runtime
 
 from backupiq import __version__
 from backupiq.archive.session import BackupSession
+from backupiq.archive.tree_builder import TreeCounts
 from backupiq.discovery.sources import clean
 from backupiq.errors import DegradedRunError, PartialBackupError
 from backupiq.profile import BackupOptions
 from backupiq.reports import BackupReport
 from backupiq.repository.gojson import format_time_ns
-from backupiq.repository.snapshot import Snapshot, Summary
+from backupiq.repository.snapshot import CHECKPOINT_TAG, OWN_PROGRAM, Snapshot, Summary
 from backupiq.telemetry.text import printable_path
 from flows.backup_destinations import Destinations
 from flows.backup_open import Opened
@@ -25,9 +26,13 @@ from flows.opening import absolute, user_name
 from flows.portable import json_text
 
 
-def make_snapshot(opened: Opened, session: BackupSession, options: BackupOptions, tree: str) -> Snapshot:
+def make_snapshot(
+    opened: Opened, session: BackupSession, options: BackupOptions, tree: str, checkpoint: TreeCounts | None = None
+) -> Snapshot:
+    """The snapshot of that tree; with the counts of a ``checkpoint``, what the run publishes on its way."""
     data_blobs, tree_blobs, plain, stored = session.counts
-    trees, changes = session.tree_counts, session.changes
+    trees, changes = checkpoint or session.tree_counts, session.changes
+    tags = [*options.tags, CHECKPOINT_TAG] if checkpoint is not None else options.tags
     return Snapshot(
         time=format_time_ns(opened.began_ns),
         parent=opened.parent[0] if opened.parent else None,
@@ -38,8 +43,8 @@ def make_snapshot(opened: Opened, session: BackupSession, options: BackupOptions
         uid=os.getuid() if hasattr(os, "getuid") else 0,
         gid=os.getgid() if hasattr(os, "getgid") else 0,
         excludes=[json_text(pattern) for pattern in (*options.exclude, *options.iexclude)] or None,
-        tags=[json_text(tag) for tag in options.tags] or None,
-        program_version=f"backupiq {__version__}",
+        tags=[json_text(tag) for tag in tags] or None,
+        program_version=f"{OWN_PROGRAM}{__version__}",
         summary=Summary(
             backup_start=format_time_ns(opened.began_ns),
             backup_end=format_time_ns(time.time_ns()),

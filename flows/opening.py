@@ -26,7 +26,7 @@ from backupiq.passwords import PasswordSources, find_password, missing_password
 from backupiq.profile import Bandwidth
 from backupiq.repository.lockfile import LockFile
 from backupiq.repository.repository import FileType, Repository
-from backupiq.repository.snapshot import Snapshot, find_parent
+from backupiq.repository.snapshot import Snapshot, find_parent, is_checkpoint
 from backupiq.storage.local import LocalProvider
 from backupiq.storage.provider import StorageProvider
 from backupiq.storage.throttle import Limits, Throttle
@@ -115,16 +115,23 @@ async def choose_parent(
     wanted: str | None,
     force: bool,
     on_damaged: Callable[[str, BackupIQError], None] | None = None,
+    on_checkpoint: Callable[[str], None] | None = None,
 ) -> tuple[str, Snapshot] | None:
     """The snapshot to compare with: the one asked for, else the newest of this host and these paths.
 
     A damaged one raises SnapshotDamagedError, or, with ``on_damaged``, is reported to it and passed over.
+    ``on_checkpoint`` is told the ids of checkpoints of this host and these paths alone, when the newest was looked for.
     """
     if force:
         return None
     if wanted is not None:
         return await repository.load_snapshot(wanted)
-    return await asyncio.to_thread(find_parent, await repository.snapshots(on_damaged), host, paths)
+    snapshots = await repository.snapshots(on_damaged)
+    for name, snapshot in snapshots if on_checkpoint is not None else ():
+        same = snapshot.hostname == host and sorted(snapshot.paths) == sorted(paths)
+        if on_checkpoint is not None and same and is_checkpoint(snapshot):
+            on_checkpoint(name)
+    return await asyncio.to_thread(find_parent, snapshots, host, paths)
 
 
 def lies_inside(provider: StorageProvider, sources: Sequence[str]) -> bool:

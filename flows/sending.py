@@ -10,11 +10,14 @@ from typing import Any, Self
 
 from backupiq.archive.lanes import Lane
 from backupiq.errors import BackupIQError, CircuitOpenError, DegradedRunError, LockLostError, StorageError
+from backupiq.repository.locking import list_locks
+from backupiq.repository.repository import FileType
 from backupiq.repository.snapshot import Snapshot
 from backupiq.telemetry import get_logger
 from flows.active import ActiveBackup
 from flows.naming import destination_label
-from flows.tasks.publish import catch_up, publish_snapshot
+from flows.opening import is_alone
+from flows.tasks.publish import catch_up, publish_checkpoint, publish_snapshot
 from flows.tasks.store import upload_to
 from flows.together import together
 
@@ -42,6 +45,11 @@ class Sending:
         self._to = work.writing
         self._slots = {lane.name: asyncio.Semaphore(UPLOADS_IN_FLIGHT) for lane in self._to.lanes.lanes}
         self._uploads: dict[str, set[asyncio.Task[None]]] = {lane.name: set() for lane in self._to.lanes.lanes}
+        self._checkpoints: dict[str, set[asyncio.Task[None]]] = {lane.name: set() for lane in self._to.lanes.lanes}
+        self._first_tries = {lane.name: asyncio.Event() for lane in self._to.lanes.lanes}
+        """Cleared while packs on their way belong to a checkpoint that was not tried yet."""
+        for tried in self._first_tries.values():
+            tried.set()
         self._failure: BaseException | None = None
         self._failed = asyncio.Event()
         self.tree = ""
@@ -56,7 +64,7 @@ class Sending:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        tasks = self._under_way()
+        tasks = self._under_way().union(*self._checkpoints.values())
         for task in tasks:
             task.cancel()
         if tasks:
@@ -100,6 +108,8 @@ class Sending:
         body.cancel()
 
     async def _send(self, lane: Lane, number: int) -> None:
+        # What is on its way to a checkpoint gets the whole line: what comes later would only delay it.
+        await self._first_tries[lane.name].wait()
         async with self._slots[lane.name]:
             await self._attempt(lane, upload_to(lane.provider.kind)(self._key, number, *self._named(lane)))
 
@@ -129,6 +139,71 @@ class Sending:
         if self._failure is not None:
             raise self._failure
 
+    def checkpoint(self, snapshot: Snapshot) -> None:
+        """Publish this checkpoint, whose packs are finished, wherever they arrive, as soon as they do; returns at once.
+
+        A destination that has not published the one before skips that.
+        """
+        for lane in self._to.lanes.flowing:
+            mine = self._checkpoints[lane.name]
+            for before in mine:
+                before.cancel()
+            self._first_tries[lane.name] = asyncio.Event()
+            task = asyncio.create_task(self._publish_checkpoint(lane, snapshot, set(self._uploads[lane.name])))
+            mine.add(task)
+            task.add_done_callback(mine.discard)
+
+    async def _publish_checkpoint(self, lane: Lane, snapshot: Snapshot, needed: set[asyncio.Task[None]]) -> None:
+        tried = self._first_tries[lane.name]
+        try:
+            await self._publish_when_there(lane, snapshot, needed, tried)
+        finally:
+            tried.set()
+
+    async def _publish_when_there(
+        self, lane: Lane, snapshot: Snapshot, needed: set[asyncio.Task[None]], tried: asyncio.Event
+    ) -> None:
+        if needed:
+            await asyncio.wait(needed)
+        published = None
+        while published is None and lane.flows:
+            try:
+                self._to.ensure_locked_at(lane)
+                published = await publish_checkpoint(self._key, snapshot, *self._named(lane))
+            except _AWAY as error:
+                return self._lose(lane, error)
+            except Exception as error:  # noqa: BLE001 - raised where the run waits
+                return self._fail(error)
+            finally:
+                tried.set()
+            if published is None and (more := set(self._uploads[lane.name])):
+                await asyncio.wait(more, return_when=asyncio.FIRST_COMPLETED)
+            elif published is None:
+                return None  # nothing more comes: the snapshot itself is next
+        if published is not None:
+            log.info("checkpoint.published", destination=destination_label(lane.name), snapshot=published[:8])
+        return None
+
+    async def _end_checkpoints(self, lane: Lane) -> None:
+        """None is published there any more."""
+        under_way = set(self._checkpoints[lane.name])
+        for task in under_way:
+            task.cancel()
+        if under_way:
+            await asyncio.wait(under_way)
+
+    async def _replace_checkpoints(self, lane: Lane) -> None:
+        """Remove the checkpoints there that the snapshot replaces. One that stays is removed by the next run."""
+        stale = self._to.stale_checkpoints
+        try:
+            # Another run under way may have published one of them, and still need it.
+            if stale and not is_alone(await list_locks(lane.repository)):
+                stale = []
+            for checkpoint in [*lane.publisher.checkpoints, *stale]:
+                await lane.repository.delete_file(FileType.SNAPSHOT, checkpoint)
+        except StorageError as error:
+            log.info("checkpoint.not_removed", destination=destination_label(lane.name), error=error.code)
+
     async def everything(self) -> None:
         """Wait until one destination has all packs; the others go on, and `publish` waits for each."""
         while self._failure is None and all(self._uploads[lane.name] for lane in self._to.lanes.flowing):
@@ -154,6 +229,7 @@ class Sending:
     async def _publish_at(self, lane: Lane, snapshot: Snapshot) -> str | None:
         while mine := set(self._uploads[lane.name]):
             await asyncio.wait(mine)
+        await self._end_checkpoints(lane)
         if not lane.flows:
             return None
         try:
@@ -163,6 +239,7 @@ class Sending:
             self._lose(lane, error)
             return None
         self._to.complete.add(lane.name)
+        await self._replace_checkpoints(lane)
         return snapshot_id
 
     def _named(self, lane: Lane) -> tuple[int, str]:
@@ -182,3 +259,4 @@ class Sending:
         else:
             lane.error = None
             self._to.complete.add(lane.name)
+            await self._replace_checkpoints(lane)

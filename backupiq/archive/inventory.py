@@ -9,7 +9,7 @@ from __future__ import annotations
 import bisect
 import dataclasses
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 
 import msgspec
 
@@ -57,6 +57,29 @@ class Inventory:
         self.entries += other.entries
         self.files += other.files
         self.bytes += other.bytes
+
+    def without(self, folders: Container[bytes]) -> Inventory:
+        """The same without the folders of these paths and all that lies in them; a source itself stays."""
+        kept = Inventory()
+        gone = b""
+        for number, packed in enumerate(self._packed):
+            directory = self._decoder.decode(packed)
+            path = directory.path
+            if gone and path.startswith(gone):
+                continue
+            prefix = path if path.endswith(b"/") else path + b"/"
+            children = [
+                child
+                for child in directory.children
+                if child.kind != EntryKind.DIR or number < self.above or prefix + child.name not in folders
+            ]
+            if number > self.above and path in folders:
+                gone = prefix
+                continue
+            directory.children = children
+            kept.add(directory)
+        kept.above = self.above
+        return kept
 
     def __len__(self) -> int:
         return len(self._packed)

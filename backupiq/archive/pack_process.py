@@ -17,6 +17,7 @@ import msgspec
 from backupiq.archive.pack_writer import PackWriter
 from backupiq.archive.reading import NO_DESCRIPTORS, SMALL, open_file, restated
 from backupiq.archive.worker_child import Child
+from backupiq.archive.xattrs import Xattr, read_open_xattrs
 from backupiq.discovery.entry import FileEntry, unreadable
 from backupiq.errors import CancelledRunError, SourceReadError, TooManyOpenFilesError
 from backupiq.repository.crypto import MasterKey
@@ -51,7 +52,7 @@ class ReadFile(msgspec.Struct, array_like=True):
     """What became of a file: ``id`` of its one blob (empty for an empty file), or why it was not read.
 
     ``entry`` is what it was when it was read, where that differs from what the walk saw. ``large``: it is no small file
-    any more, and nothing of it was kept.
+    any more, and nothing of it was kept. ``attributes``: its extended attributes as `read_open_xattrs` gives them.
     """
 
     id: bytes = b""
@@ -61,6 +62,7 @@ class ReadFile(msgspec.Struct, array_like=True):
     large: bool = False
     reason: str = ""
     code: str = ""
+    attributes: tuple[Xattr, ...] | None = None
 
 
 class MadePack(msgspec.Struct, array_like=True):
@@ -160,10 +162,12 @@ class _Packer:
             data = os.read(descriptor, size + 1)
             if len(data) > size:
                 return ReadFile(large=True)
+            attributes = read_open_xattrs(descriptor, before.st_dev)
             after = os.fstat(descriptor)
         finally:
             os.close(descriptor)
-        read = ReadFile(size=len(data), changed=after.st_mtime_ns != before.st_mtime_ns or len(data) != size)
+        changed = after.st_mtime_ns != before.st_mtime_ns or len(data) != size
+        read = ReadFile(size=len(data), changed=changed, attributes=attributes)
         read.entry = restated(entry, before, len(data))
         if data:
             read.id = hashlib.sha256(data).digest()

@@ -60,7 +60,7 @@ class IndexBook:
         self._segments: list[Segment] = []
         self._readers: dict[int, int] = {}
         self._own: set[str] = set()
-        self._snapshot: tuple[bytes, bytes] | None = None
+        self._snapshots: dict[bytes, bytes] = {}
 
     def is_own(self, name: str) -> bool:
         """Whether an index or snapshot of that name was made here."""
@@ -97,10 +97,11 @@ class IndexBook:
     def seal_snapshot(self, snapshot: Snapshot) -> bytes:
         """The snapshot's sealed bytes: the same at every call with the same snapshot."""
         json = encode_snapshot(snapshot)
-        if self._snapshot is None or self._snapshot[0] != json:
-            self._snapshot = json, encode_unpacked(self._master, json)
-            self._own.add(hashlib.sha256(self._snapshot[1]).hexdigest())
-        return self._snapshot[1]
+        stored = self._snapshots.get(json)
+        if stored is None:
+            stored = self._snapshots[json] = encode_unpacked(self._master, json)
+            self._own.add(hashlib.sha256(stored).hexdigest())
+        return stored
 
     # --- readers ------------------------------------------------------------------------------------------------------
 
@@ -157,6 +158,8 @@ class Publisher:
         self.packs = 0
         self.bytes_sent = 0
         self.indexes = 0
+        self.checkpoints: list[str] = []
+        """Ids of the checkpoints that stand there until the snapshot itself does."""
 
     def confirm(self, pack: FinishedPack) -> None:
         """The destination holds this pack."""
@@ -204,11 +207,29 @@ class Publisher:
         StorageCorruptError when an index names a pack that this destination has not confirmed: then it must be caught
         up first.
         """
-        await self.write_index()
-        if self._retired or self._book.current(self._reader) is not None:
+        if not await self._all_named():
             raise StorageCorruptError(
                 f"{self._repository.provider.location} lacks packs of this run. {StorageCorruptError.hint}"
             )
+        return await self._save(snapshot)
+
+    async def publish_checkpoint(self, snapshot: Snapshot) -> str | None:
+        """The same while the run goes on, once all packs that the snapshot needs are confirmed here.
+
+        None when an index that names some of them names later ones too, which another destination has and this one has
+        not yet: try again when more packs are here.
+        """
+        if not await self._all_named():
+            return None
+        snapshot_id = await self._save(snapshot)
+        self.checkpoints.append(snapshot_id)
+        return snapshot_id
+
+    async def _all_named(self) -> bool:
+        await self.write_index()
+        return not self._retired and self._book.current(self._reader) is None
+
+    async def _save(self, snapshot: Snapshot) -> str:
         stored = self._book.seal_snapshot(snapshot)
         snapshot_id = await self._repository.save_raw(FileType.SNAPSHOT, stored)
         self.bytes_sent += len(stored)

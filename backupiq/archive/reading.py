@@ -14,6 +14,7 @@ import msgspec
 
 from backupiq.archive.content import ContentState, ContentTable
 from backupiq.archive.pack_writer import PackWriter
+from backupiq.archive.xattrs import Xattr, read_open_xattrs
 from backupiq.discovery.entry import FileEntry, UnreadableItem, entry_from_stat, unreadable
 from backupiq.discovery.longpath import open_long
 from backupiq.errors import CancelledRunError, SourceReadError, TooManyOpenFilesError
@@ -46,6 +47,7 @@ class _Whole(NamedTuple):
     entry: FileEntry
     status: os.stat_result
     data: bytes
+    attributes: tuple[Xattr, ...] | None
 
 
 class FileReader:
@@ -136,12 +138,13 @@ class FileReader:
             if not stat.S_ISREG(before.st_mode):
                 raise SourceReadError("it was replaced by something that is not a regular file")
             data, ids, size = self._take(descriptor, before)
+            attributes = read_open_xattrs(descriptor, before.st_dev)
             after = os.fstat(descriptor)
         finally:
             os.close(descriptor)
         if after.st_mtime_ns != before.st_mtime_ns or size != before.st_size:
             self._warn(path, CHANGED_WHILE_READ)
-        file = _Whole(ordinal, entry, before, data)
+        file = _Whole(ordinal, entry, before, data, attributes)
         if ids is None:
             return file
         self._record(file, ids, size)
@@ -153,7 +156,7 @@ class FileReader:
         if now is not None:
             entry = now
             self._content.restate(file.ordinal, now)
-        self._content.set(file.ordinal, ids, ContentState.STORED)
+        self._content.set_read([(file.ordinal, ids, file.attributes)])
         if entry.links > 1:
             self._links[entry.device, entry.inode] = (entry, ids)
 

@@ -12,7 +12,7 @@ import dataclasses
 import functools
 import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Container, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
@@ -20,7 +20,7 @@ from typing import TypeVar
 
 from backupiq.archive.changes import Changes, find_changes
 from backupiq.archive.claims import IndexClaims
-from backupiq.archive.content import ContentState, ContentTable
+from backupiq.archive.content import ContentTable
 from backupiq.archive.delivery import Delivery
 from backupiq.archive.inventory import Inventory, WalkedSource, assemble
 from backupiq.archive.lanes import Lanes
@@ -32,6 +32,7 @@ from backupiq.archive.reading import CHANGED_WHILE_READ, SMALL, FileReader
 from backupiq.archive.spool import Spool
 from backupiq.archive.tree_builder import TreeBuilder, TreeCounts
 from backupiq.archive.worker_process import MOST_PROCESSES
+from backupiq.archive.xattrs import Xattr
 from backupiq.discovery.entry import EntryKind, FileEntry, UnreadableItem
 from backupiq.discovery.rules import ExcludeRules, Rule
 from backupiq.discovery.sources import clean
@@ -152,10 +153,22 @@ class BackupSession:
                 part.below.add(directory)
         return part
 
+    def join(self) -> Inventory:
+        """Join the walks, once; the inventory of the run."""
+        if self._parts:
+            self.inventory = assemble(self._parts[number] for number in sorted(self._parts))
+            self._parts.clear()
+        return self.inventory
+
+    def leave_out(self, folders: Container[bytes]) -> None:
+        """Before `compare`: take these folders, with all they hold, out of the run."""
+        kept = self.join().without(folders)
+        self.excluded += self.inventory.entries - kept.entries
+        self.inventory = kept
+
     async def compare(self, parent_tree: str | None, *, same_user: bool = False) -> Changes:
         """Join the walks and find what is new or changed since the parent snapshot's tree; see `find_changes`."""
-        self.inventory = assemble(self._parts[number] for number in sorted(self._parts))
-        self._parts.clear()
+        self.join()
         self.content = ContentTable(self.inventory.entries)
         if self.repository is not None:
             self.changes = await find_changes(
@@ -209,15 +222,7 @@ class BackupSession:
             on_read=self._note_read,
             warn=self._warn_path,
         )
-        self._builder = TreeBuilder(
-            self.inventory,
-            self.content,
-            writer=self._writer,
-            parent_trees=self.changes.parent_trees,
-            reusable=self.changes.reusable(),
-            stopped=self._stopping.is_set,
-            warn=self._warn_path,
-        )
+        self._builder = self._tree_builder(self._writer, partial=False)
         self._start_helpers(repository, self._claims, self._spool)
 
     def new_deliveries(self) -> dict[str, Delivery]:
@@ -263,6 +268,7 @@ class BackupSession:
     def _note_taken(self, files: Sequence[File], taken: Sequence[ReadFile]) -> None:
         """Record what a helper process has read."""
         size = 0
+        stored: list[tuple[int, bytes, tuple[Xattr, ...] | None]] = []
         for (path, ordinal, entry), read in zip(files, taken, strict=True):
             if read.code:
                 self.content.fail(ordinal, UnreadableItem(path, read.reason, read.code))
@@ -273,8 +279,9 @@ class BackupSession:
                     self.content.restate(ordinal, read.entry)
                 if read.changed:
                     self._warn_path(path, CHANGED_WHILE_READ)
-                self.content.set(ordinal, read.id, ContentState.STORED)
+                stored.append((ordinal, read.id, read.attributes))
                 size += read.size
+        self.content.set_read(stored)
         self._note_read(size, len(files))
         self.content.tell()
 
@@ -292,6 +299,40 @@ class BackupSession:
             )
             self._packers.append(packer)
 
+    def _tree_builder(self, writer: PackWriter, *, partial: bool) -> TreeBuilder:
+        return TreeBuilder(
+            self.inventory,
+            self.content,
+            writer=writer,
+            parent_trees=self.changes.parent_trees,
+            reusable=self.changes.reusable(),
+            stopped=self._stopping.is_set,
+            warn=self._warn_path,
+            partial=partial,
+        )
+
+    async def build_partial_trees(self) -> tuple[str, TreeCounts]:
+        """Between two calls of `pack`: write the folder listings of what is stored by now and close every pack.
+
+        Returns the root tree's id in hex, and what went into the trees. Files that were not read yet are not in them.
+        """
+        writer = self._writer
+        if writer is None:
+            raise AssertionError("prepare() comes first")
+        builder = self._tree_builder(writer, partial=True)
+
+        def work() -> str:
+            tree = builder.build()
+            self._flush(writer)
+            return tree
+
+        return await self.in_thread(work), builder.counts
+
+    def _flush(self, writer: PackWriter) -> None:
+        for packer in self._packers:
+            packer.flush()
+        writer.flush()
+
     async def build_trees(self) -> str:
         """Write the folder listings, close every pack and return the root tree's id in hex."""
         writer, builder = self._writer, self._builder
@@ -302,9 +343,7 @@ class BackupSession:
 
         def work() -> str:
             tree = building.result() if building is not None else builder.build()
-            for packer in self._packers:
-                packer.flush()
-            writer.flush()
+            self._flush(writer)
             return tree
 
         tree = await self.in_thread(work)
@@ -323,6 +362,10 @@ class BackupSession:
             self._writer.discard()
         if self._spool is not None:
             self._spool.close()
+
+    def is_stopping(self) -> bool:
+        """Whether the run was told to end."""
+        return self._stopping.is_set()
 
     def stop(self) -> None:
         """Make every step end soon."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 import dataclasses
 import errno
 import os
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Container, Mapping, Sequence
 
 from backupiq.archive.changes import NODE_TYPES, WITH_LINKS
-from backupiq.archive.content import ContentState, ContentTable
+from backupiq.archive.content import ContentTable
 from backupiq.archive.inventory import Inventory
 from backupiq.archive.owners import group_name, user_name
 from backupiq.archive.pack_writer import PackWriter
@@ -20,6 +20,8 @@ from backupiq.repository.gojson import format_time_ns, quote_name
 from backupiq.repository.pack import BlobType
 from backupiq.repository.tree import ExtendedAttribute, Node, encode_tree, go_mode
 
+MOST_SEEN = 4_096
+"""Combinations of mode, owner and group that are remembered."""
 _GONE = frozenset({errno.ENOENT, errno.ENOTDIR})
 
 
@@ -35,7 +37,11 @@ class TreeCounts:
 
 
 class TreeBuilder:
-    """Writes one tree for each folder of an inventory, children before parents, in one thread."""
+    """Writes one tree for each folder of an inventory, children before parents, in one thread.
+
+    With ``partial``, what has not been read yet is left out instead of waited for, and nothing is said of what cannot
+    be read: the trees of a checkpoint, on the way to those that say it.
+    """
 
     def __init__(
         self,
@@ -47,6 +53,7 @@ class TreeBuilder:
         reusable: Container[bytes] = frozenset(),
         stopped: Callable[[], bool],
         warn: Callable[[bytes, str], None],
+        partial: bool = False,
     ) -> None:
         self._inventory = inventory
         self._content = content
@@ -55,6 +62,8 @@ class TreeBuilder:
         self._reusable = reusable
         self._stopped = stopped
         self._warn = warn
+        self._partial = partial
+        self._seen: dict[tuple[int, int, int], tuple[int, str, str]] = {}
         self.counts = TreeCounts()
 
     def build(self) -> str:
@@ -89,8 +98,11 @@ class TreeBuilder:
         if directory.path in self._reusable and self._is_as_before(directory, prefix, done):
             return self._reuse(directory, prefix, done)
         nodes = []
-        for position, child in enumerate(directory.children):
-            node = self._node(child, prefix + child.name, first + position, done)
+        for ordinal, child in enumerate(directory.children, first):
+            if child.kind is EntryKind.FILE:
+                node = self._file_node(child, prefix, ordinal)
+            else:
+                node = self._node(child, prefix + child.name, done)
             if node is not None:
                 nodes.append(node)
         tree = self._writer.save(encode_tree(nodes), BlobType.TREE).hex()
@@ -122,49 +134,86 @@ class TreeBuilder:
         self.counts.dirs_unmodified += 1
         return self._parents[directory.path]
 
-    def _node(self, entry: FileEntry, path: bytes, ordinal: int, done: dict[bytes, str]) -> Node | None:
+    def _file_node(self, entry: FileEntry, prefix: bytes, ordinal: int) -> Node | None:
+        # Runs once for every file of a snapshot: what is the same for many files is not worked out again.
+        content = self._content
+        if not content.has_content(ordinal, self._stopped, wait=not self._partial):
+            return None
+        if content.restated:
+            entry = content.restated.get(ordinal, entry)
+        self.counts.files += 1
+        self.counts.bytes += entry.size
+        known = content.attributes(ordinal)
+        if known is None:
+            attributes = self._attributes(prefix + entry.name, entry)
+        else:
+            attributes = _listed(known) if known else None
+        mode, user, group = self._who(entry)
+        mtime = format_time_ns(entry.mtime_ns)
+        return Node(
+            name=quote_name(entry.name),
+            type="file",
+            mode=mode,
+            mtime=mtime,
+            atime=mtime,
+            ctime=format_time_ns(entry.ctime_ns),
+            uid=entry.uid,
+            gid=entry.gid,
+            user=user,
+            group=group,
+            inode=entry.inode,
+            device_id=entry.device,
+            size=entry.size,
+            links=entry.links,
+            extended_attributes=attributes,
+            content=content.hex_ids(ordinal),
+        )
+
+    def _who(self, entry: FileEntry) -> tuple[int, str, str]:
+        """The mode as Go has it and the names of owner and group: the same for most entries."""
+        key = (entry.mode, entry.uid, entry.gid)
+        found = self._seen.get(key)
+        if found is None:
+            if len(self._seen) >= MOST_SEEN:
+                self._seen.clear()
+            found = self._seen[key] = (go_mode(entry.mode), user_name(entry.uid), group_name(entry.gid))
+        return found
+
+    def _node(self, entry: FileEntry, path: bytes, done: dict[bytes, str]) -> Node | None:
+        """The node of anything but a file."""
         kind = entry.kind
-        content: list[str] | None = None
         subtree = None
         target, raw_target = "", b""
-        if kind == EntryKind.FILE:
-            state = self._content.known_state(ordinal, self._stopped)
-            if state not in (ContentState.STORED, ContentState.UNCHANGED):
-                return None
-            entry = self._content.restated.get(ordinal, entry)
-            content = self._content.hex_ids(ordinal)
-            self.counts.files += 1
-            self.counts.bytes += entry.size
-        elif kind == EntryKind.DIR:
+        if kind == EntryKind.DIR:
             # A folder that the walk could not enter is kept as an empty one: its own metadata is known.
             subtree = done.pop(path, None) or self._empty_tree()
         elif kind == EntryKind.SYMLINK:
             try:
                 target, raw_target = link_target(_read_link(path))
             except OSError as error:
-                self._content.unreadable.append(unreadable(path, error))
+                if not self._partial:
+                    self._content.unreadable.append(unreadable(path, error))
                 return None
+        mode, user, group = self._who(entry)
         mtime = format_time_ns(entry.mtime_ns)
         return Node(
             name=quote_name(entry.name),
             type=NODE_TYPES[kind],
-            mode=go_mode(entry.mode),
+            mode=mode,
             mtime=mtime,
             atime=mtime,
             ctime=format_time_ns(entry.ctime_ns),
             uid=entry.uid,
             gid=entry.gid,
-            user=user_name(entry.uid),
-            group=group_name(entry.gid),
+            user=user,
+            group=group,
             inode=entry.inode,
             device_id=entry.device,
-            size=entry.size if kind == EntryKind.FILE else 0,
             links=entry.links if kind in WITH_LINKS else 0,
             linktarget=target,
             linktarget_raw=raw_target,
             extended_attributes=self._attributes(path, entry),
             device=entry.rdev if kind in (EntryKind.CHARDEV, EntryKind.BLOCKDEV) else 0,
-            content=content,
             subtree=subtree,
         )
 
@@ -172,15 +221,17 @@ class TreeBuilder:
         try:
             found = _read_attributes(path, entry.device)
         except OSError as error:
-            if error.errno not in _GONE:
+            if error.errno not in _GONE and not self._partial:
                 self._warn(path, f"its extended attributes could not be read: {(error.strerror or 'unknown').lower()}")
             return None
-        if not found:
-            return None
-        return [ExtendedAttribute(name=name, value=value) for name, value in found]
+        return _listed(found) if found else None
 
     def _empty_tree(self) -> str:
         return self._writer.save(encode_tree([]), BlobType.TREE).hex()
+
+
+def _listed(found: Sequence[Xattr]) -> list[ExtendedAttribute]:
+    return [ExtendedAttribute(name=name, value=value) for name, value in found]
 
 
 def _prefix(path: bytes) -> bytes:

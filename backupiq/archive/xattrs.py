@@ -17,6 +17,8 @@ Target = int | str | bytes | os.PathLike[str] | os.PathLike[bytes]
 _NOT_SUPPORTED = frozenset({errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS})
 # A label the kernel or a security module keeps there by itself; taking it away is refused or undone.
 _KEPT_BY_SYSTEM = "security."
+MOST_BYTES = 64 << 10
+"""Attributes of one file beyond this are not passed on by `read_open_xattrs`."""
 _devices_without: set[int] = set()
 
 
@@ -48,6 +50,21 @@ def read_xattrs(target: Target, *, follow: bool = False, device: int | None = No
             if error.errno != errno.ENODATA:
                 raise
     return found
+
+
+def read_open_xattrs(fd: int, device: int) -> tuple[Xattr, ...] | None:
+    """All attributes of an open file on that device; None where they are better read by path, by `read_xattrs`.
+
+    That is when they may not be read, are larger than MOST_BYTES together, or one has a name that is no text.
+    """
+    try:
+        found = read_xattrs(fd, device=device)
+        if not found:
+            return ()
+        size = sum(len(name.encode()) + len(value) for name, value in found)
+    except (OSError, UnicodeEncodeError):
+        return None
+    return tuple(found) if size <= MOST_BYTES else None
 
 
 def has_xattrs(fd: int) -> bool:

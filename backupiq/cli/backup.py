@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -26,6 +27,14 @@ if TYPE_CHECKING:
     from backupiq.reports import BackupReport
 
 MAX_LISTED = 50
+
+
+class Analysis(StrEnum):
+    """How files are looked at before they are stored."""
+
+    AUTO = "auto"
+    FULL = "full"
+    NAMES = "names"
 
 
 def backup(
@@ -67,6 +76,17 @@ def backup(
     one_file_system: Annotated[
         bool, typer.Option("--one-file-system", "-x", help="Stay on the file systems of the PATHs.")
     ] = False,
+    exclude_regenerable: Annotated[
+        bool,
+        typer.Option("--exclude-regenerable", help="Leave out folders that can be made again, such as node_modules."),
+    ] = False,
+    pin: Annotated[
+        list[str] | None,
+        typer.Option("--pin", metavar="PATTERN=LEVEL", help="What files are worth: high, normal, low or 0 to 100."),
+    ] = None,
+    analysis: Annotated[
+        Analysis, typer.Option("--analysis", help="Look into files before storing them: always, or where it pays.")
+    ] = Analysis.AUTO,
     tag: Annotated[
         list[str] | None, typer.Option("--tag", metavar="TAG", help="A tag for the snapshot; may be repeated.")
     ] = None,
@@ -111,6 +131,9 @@ def backup(
         exclude_larger_than=exclude_larger_than,
         exclude_special=exclude_special,
         one_file_system=one_file_system,
+        exclude_regenerable=exclude_regenerable,
+        pin=pin or [],
+        analysis=analysis.value,
         tags=tag or [],
         host=host,
         parent=parent,

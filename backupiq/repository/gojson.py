@@ -151,6 +151,8 @@ def format_time_ns(ns: int) -> str:
     text = _format_second(seconds)
     if not fraction:
         return text + "Z"
+    if fraction % 10:
+        return f"{text}.{fraction:09d}Z"
     return f"{text}.{fraction:09d}".rstrip("0") + "Z"
 
 

@@ -74,6 +74,16 @@ class Snapshot(msgspec.Struct, omit_defaults=True, kw_only=True, frozen=True):
             raise SnapshotDamagedError(error.message) from None
 
 
+CHECKPOINT_TAG = "checkpoint"
+"""Of a snapshot that a run published on its way: it does not hold everything, and the run's last one replaces it."""
+OWN_PROGRAM = "backupiq "
+
+
+def is_checkpoint(snapshot: Snapshot) -> bool:
+    """Whether a run of ours published it on its way. Others may use the tag for what they like."""
+    return CHECKPOINT_TAG in (snapshot.tags or ()) and snapshot.program_version.startswith(OWN_PROGRAM)
+
+
 _DECODER = msgspec.json.Decoder(Snapshot)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from prefect import task
 
+from backupiq.archive.tree_builder import TreeCounts
 from backupiq.repository.snapshot import Snapshot
 from backupiq.resilience.retry import STANDARD
 from backupiq.telemetry import correlation
@@ -18,6 +19,12 @@ async def build_trees(run: str) -> str:
     return await find_active(run).session.build_trees()
 
 
+@task(name="partial trees", task_run_name="write folder listings of a checkpoint", **STEP)
+async def build_partial_trees(run: str) -> tuple[str, TreeCounts]:
+    """Write the folder listings of what is stored by now; the root's id, and what went into them."""
+    return await find_active(run).session.build_partial_trees()
+
+
 async def publish_snapshot(run: str, snapshot: Snapshot, lane: int, destination: str) -> str:
     """Write the indexes and the snapshot; returns the snapshot's id."""
     return str(await _publish(run, snapshot, lane, destination))
@@ -28,6 +35,15 @@ async def publish_snapshot(run: str, snapshot: Snapshot, lane: int, destination:
 async def _publish(run: str, snapshot: Snapshot, lane: int, destination: str) -> str:
     with correlation(destination=destination):
         return await find_active(run).writing.lanes.lanes[lane].publisher.publish(snapshot)
+
+
+@task(name="checkpoint", task_run_name="publish checkpoint to {destination}", **retried(STANDARD))
+@guarded(lambda call: find_active(call["run"]).writing.breaker(call["lane"]))
+async def publish_checkpoint(run: str, snapshot: Snapshot, lane: int, destination: str) -> str | None:
+    """Write the indexes and a checkpoint; its id, or None when packs that its indexes name are still on their way."""
+    with correlation(destination=destination):
+        publisher = find_active(run).writing.lanes.lanes[lane].publisher
+        return await publisher.publish_checkpoint(snapshot)
 
 
 @task(name="catch up", task_run_name="catch {destination} up", **retried(STANDARD))

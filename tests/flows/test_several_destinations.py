@@ -270,7 +270,7 @@ def test_more_batches_ask_no_more_of_the_breakers_state(several: Several, monkey
     monkeypatch.setattr(httpx.AsyncClient, "send", send)
     runs = []
     for number, size in enumerate((batches.SMALLEST_BATCH, 1)):
-        monkeypatch.setattr(batches, "batch_size", lambda total, size=size: size)
+        monkeypatch.setattr(batches, "batch_size", lambda total, size=size, **_: size)
         for name in range(6):
             several.change(f"run {number}, file {name}", 20_000)
         asked.clear()

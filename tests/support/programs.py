@@ -35,8 +35,10 @@ DEBIAN_PACKAGES = {
     "setfattr": "attr",
     "node": "nodejs",
     "npm": "npm",
+    "git": "git",
+    "pg_ctlcluster": "postgresql",
 }
-"""Program -> the Debian package that holds it."""
+"""Program -> the Debian package that brings it."""
 
 RUN_SECONDS = 600.0
 """How long a program under test may run before the test fails. Generous: the machine may be busy."""

@@ -133,7 +133,7 @@ async def back_up(
             await session.discover(number, group)
         changes = await session.compare(parent_tree)
         session.prepare()
-        for batch in plan_batches(zip(changes.to_read, changes.sizes, strict=True), changes.bytes_to_read):
+        for batch in plan_batches([zip(changes.to_read, changes.sizes, strict=True)], changes.bytes_to_read):
             delivery = only_delivery(session)
             await session.pack(batch.ordinals)
             delivery.close()
