@@ -39,6 +39,12 @@ class BackupReport:
     warnings: list[str]
     excluded: int
     destinations: list[dict[str, Any]]
+    holds: dict[str, Any]
+    """What the backup holds by category, language, framework and project, its largest files and those with secrets."""
+    decisions: list[dict[str, Any]]
+    """Folders that may be made again from the rest, with what was decided about each and why; at most 1,000."""
+    checkpoints: int
+    """How often what was stored by then was made restorable on the way."""
     flow_run_id: str | None
     flow_run_name: str | None
     exit_code: int

@@ -25,6 +25,7 @@ class ActiveBackup:
     same_user: bool = False
     """Whether the parent was made by the user who runs this."""
     analysis: RunAnalysis | None = None
+    checkpoints: int = 0
     limit_upload: int | None = None
     importance: Sequence[int] | None = None
     """Of the files to read, in the order of `session.changes.to_read`; None when it was not asked for."""

@@ -14,7 +14,7 @@ from backupiq.planning.order import WORTH_SECONDS
 from backupiq.profile import BackupOptions
 from backupiq.telemetry import bind_run, correlation, get_logger
 from flows.active import ActiveBackup
-from flows.backup_open import open_backup, run_key
+from flows.backup_open import beside, open_backup, run_key
 from flows.backup_report import make_report, make_snapshot
 from flows.cancel import cancellable, current_flow_run_id
 from flows.checkpoints import Checkpoints
@@ -65,7 +65,8 @@ async def _backup(run: RunContext, options: BackupOptions, key_block: str | None
             await _analyze(run, work, options, opened.key)
             await plan(opened.key)
             session.prepare()
-            async with Sending(opened.key, work) as sending:
+            counting = beside(_never_in_the_way(work, summarize(opened.key)))
+            async with counting, Sending(opened.key, work) as sending:
                 await _store(run, work, opened.key, sending, Checkpoints(work, opened, options, sending))
                 run.progress.stage("publishing the snapshot")
                 snapshot = make_snapshot(opened, session, options, sending.tree)
@@ -73,8 +74,9 @@ async def _backup(run: RunContext, options: BackupOptions, key_block: str | None
             with correlation(snapshot=snapshot_id[:8]):
                 for name in sorted(work.writing.complete):
                     log.info("snapshot.published", destination=destination_label(name))
-        await _never_in_the_way(work, summarize(opened.key))
-        run.report = report = make_report(run, options, opened, session, snapshot_id)
+        else:
+            await _never_in_the_way(work, summarize(opened.key))
+        run.report = report = make_report(run, options, opened, work, snapshot_id)
         await report_backup(report)
         return {"snapshot": snapshot_id, "exit_code": report.exit_code}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from prefect.runtime import flow_run as runtime
@@ -18,12 +19,18 @@ from backupiq.profile import BackupOptions
 from backupiq.reports import BackupReport
 from backupiq.repository.gojson import format_time_ns
 from backupiq.repository.snapshot import CHECKPOINT_TAG, OWN_PROGRAM, Snapshot, Summary
+from backupiq.semantics.summary import Amount
+from backupiq.semantics.summary import Summary as Holds
 from backupiq.telemetry.text import printable_path
+from flows.active import ActiveBackup
 from flows.backup_destinations import Destinations
 from flows.backup_open import Opened
 from flows.context import RunContext
 from flows.opening import absolute, user_name
 from flows.portable import json_text
+
+MOST_DECISIONS = 1000
+MOST_AMOUNTS = 50
 
 
 def make_snapshot(
@@ -65,8 +72,10 @@ def make_snapshot(
 
 
 def make_report(
-    run: RunContext, options: BackupOptions, opened: Opened, session: BackupSession, snapshot_id: str | None
+    run: RunContext, options: BackupOptions, opened: Opened, work: ActiveBackup, snapshot_id: str | None
 ) -> BackupReport:
+    """What a run tells at its end."""
+    session = work.session
     _, _, plain, stored = session.counts
     trees, changes = session.tree_counts, session.changes
     unreadable = [{"path": printable_path(item.path), "reason": item.reason} for item in session.unreadable]
@@ -101,10 +110,43 @@ def make_report(
         warnings=session.warnings,
         excluded=session.excluded,
         destinations=outcomes,
+        holds=_holds(work.understanding.summary),
+        decisions=[
+            {
+                "path": printable_path(each.path),
+                "regenerable": each.regenerable,
+                "rule": each.rule,
+                "reason": each.reason,
+            }
+            for each in work.understanding.decisions[:MOST_DECISIONS]
+        ],
+        checkpoints=work.checkpoints,
         flow_run_id=str(runtime.id) if runtime.id else None,
         flow_run_name=runtime.name,
         exit_code=DegradedRunError.exit_code if behind else PartialBackupError.exit_code if unreadable else 0,
     )
+
+
+def _holds(summary: Holds | None) -> dict[str, Any]:
+    """As plain JSON values; paths escaped for printing. Empty when analysis failed."""
+    if summary is None:
+        return {}
+
+    def amounts(found: Sequence[Amount]) -> list[dict[str, Any]]:
+        return [{"name": each.name, "files": each.files, "bytes": each.bytes} for each in found[:MOST_AMOUNTS]]
+
+    return {
+        "categories": amounts(summary.categories),
+        "languages": amounts(summary.languages),
+        "frameworks": amounts(summary.frameworks),
+        "projects": amounts(summary.projects),
+        "largest": [{"path": printable_path(path), "bytes": size} for path, size in summary.largest],
+        "secrets": [
+            {"path": printable_path(each.path), "secrets": each.secrets, "rules": list(each.rules)}
+            for each in summary.riskiest
+        ],
+        "regenerable": {"files": summary.regenerable.files, "bytes": summary.regenerable.bytes},
+    }
 
 
 def _outcomes(found: Destinations | None) -> list[dict[str, Any]]:

@@ -34,7 +34,6 @@ class Checkpoints:
         self._clock = clock
         self._due = CheckpointClock(work.session.changes.bytes_to_read, work.expected_seconds, clock())
         self._stored = 0
-        self._made = 0
 
     async def after(self, batch: Batch) -> None:
         """A batch is packed."""
@@ -43,9 +42,9 @@ class Checkpoints:
             return
         if not self._due.due(self._stored, ends_wave=batch.ends_wave, now=self._clock()):
             return
-        self._made += 1
+        self._work.checkpoints += 1
         session = self._work.session
-        async with self._sending.batch(len(self._work.batches) + 1 + self._made):
+        async with self._sending.batch(len(self._work.batches) + 1 + self._work.checkpoints):
             tree, counts = await build_partial_trees(self._opened.key)
         self._sending.checkpoint(make_snapshot(self._opened, session, self._options, tree, counts))
         self._due.published(self._clock())

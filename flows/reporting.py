@@ -7,7 +7,7 @@ import contextlib
 import logging
 import re
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 from uuid import UUID
 
@@ -28,6 +28,7 @@ from flows.naming import human_bytes
 
 UPDATE_SECONDS = 1.0
 MOST_ROWS = 500
+MOST_LISTED = 15
 
 log = get_logger("backupiq.flows.reporting")
 
@@ -129,6 +130,10 @@ async def report_backup(report: BackupReport) -> None:
         for d in report.destinations
     ]
     await store_artifact(acreate_table_artifact(key="backup-destinations", table=rows))
+    if report.holds:
+        await store_artifact(acreate_markdown_artifact(key="backup-contents", markdown=contents_markdown(report)))
+    if report.decisions:
+        await store_artifact(acreate_table_artifact(key="backup-regenerable", table=report.decisions[:MOST_ROWS]))
     if report.unreadable:
         await store_artifact(acreate_table_artifact(key="backup-unreadable", table=report.unreadable[:MOST_ROWS]))
 
@@ -172,6 +177,40 @@ def backup_markdown(report: BackupReport) -> str:
         lines.append(f"**{len(report.unreadable):,} items could not be read** and are listed in a table of this run.")
     lines.extend(f"- {as_code(warning)}" for warning in report.warnings[:50])
     return "\n".join(lines)
+
+
+def contents_markdown(report: BackupReport) -> str:
+    """What the backup holds, as Markdown."""
+    holds = report.holds
+    lines = ["# What this backup holds", ""]
+    for title, key in (
+        ("Kind", "categories"), ("Language", "languages"), ("Framework", "frameworks"), ("Project", "projects")
+    ):  # fmt: skip
+        rows = [(each["name"], f"{each['files']:,}", human_bytes(each["bytes"])) for each in holds[key][:MOST_LISTED]]
+        lines += _table((title, "Files", "Size"), rows)
+    lines += _table(
+        ("Largest files", "Size"), [(each["path"], human_bytes(each["bytes"])) for each in holds["largest"]]
+    )
+    lines += _table(
+        ("Files with secrets", "Found", "What"),
+        [(each["path"], str(each["secrets"]), ", ".join(each["rules"])) for each in holds["secrets"]],
+    )
+    made_again = holds["regenerable"]
+    if made_again["files"]:
+        lines.append(
+            f"{made_again['files']:,} files ({human_bytes(made_again['bytes'])}) can be made again from the rest and "
+            "are stored last; a table of this run says why."
+        )
+    return "\n".join(lines)
+
+
+def _table(heads: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> list[str]:
+    """A table and a blank line; nothing without rows. The first column holds names from files."""
+    if not rows:
+        return []
+    lines = [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
+    lines += [f"| {' | '.join((as_code(first), *rest))} |" for first, *rest in rows]
+    return [*lines, ""]
 
 
 def restore_markdown(summary: RestoreSummary) -> str:

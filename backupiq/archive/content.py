@@ -14,6 +14,8 @@ from backupiq.errors import CancelledRunError
 ID_SIZE = 32
 MOST_ATTRIBUTE_BYTES = 16 << 20
 """Different sets of extended attributes that are kept take this at most; those of further files are read by path."""
+ATTRIBUTE_BYTES = 400
+"""What one of them takes beside its name and value."""
 
 _UNKNOWN, _NONE = 0, 1
 _FIRST_SET = 2
@@ -37,8 +39,8 @@ _FAILED = int(ContentState.FAILED)
 class ContentTable:
     """Content by ordinal.
 
-    Invariants: an ordinal is set at most once to STORED, UNCHANGED or FAILED; ``set`` may be called from any thread;
-    ``get`` sees a whole entry or PENDING, never half of one.
+    Invariants: an ordinal is set at most once to STORED, UNCHANGED or FAILED; every method may be called from any
+    thread; whoever sees that an ordinal is set sees all of its entry, never half of one.
     """
 
     def __init__(self, entries: int) -> None:
@@ -82,7 +84,7 @@ class ContentTable:
         """The number of that set; many files have the same."""
         number = self._numbers.get(attributes)
         if number is None:
-            size = sum(len(name) + len(value) for name, value in attributes)
+            size = sum(ATTRIBUTE_BYTES + len(name) + len(value) for name, value in attributes)
             if self._attribute_bytes + size > MOST_ATTRIBUTE_BYTES:
                 return _UNKNOWN
             self._attribute_bytes += size

@@ -84,7 +84,7 @@ class BackupSession:
         self._settings = settings
         self.progress: ProgressSink = progress or SilentProgress()
         self._stopping = threading.Event()
-        self._pool = ThreadPoolExecutor(settings.threads + MOST_PROCESSES, thread_name_prefix="backupiq-pack")
+        self._pool = ThreadPoolExecutor(settings.threads + MOST_PROCESSES + 1, thread_name_prefix="backupiq-pack")
         self._tree_pool = ThreadPoolExecutor(1, thread_name_prefix="backupiq-trees")
         self._blob_pool = ThreadPoolExecutor(settings.threads, thread_name_prefix="backupiq-blob")
         self._spool: Spool | None = None

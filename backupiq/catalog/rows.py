@@ -10,7 +10,8 @@ from typing import NamedTuple
 
 from backupiq.discovery.entry import EntryKind
 from backupiq.repository.snapshot import Snapshot
-from backupiq.semantics.model import FileFacts, FileType, Finding
+from backupiq.semantics.model import FileFacts as FileFacts
+from backupiq.semantics.model import FileType, Finding
 
 CHECKPOINT_TAG = "checkpoint"
 CONTENT_SIZE = 16

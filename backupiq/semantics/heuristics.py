@@ -78,7 +78,7 @@ def _compiled(patterns: tuple[str, ...]) -> Any | None:
     """One expression that finds any of the patterns; ^ and $ hold at every line, as they do in linguist's Ruby."""
     if not patterns:
         return None
-    import re2
+    import re2  # type: ignore[import-untyped]
 
     options = re2.Options()
     options.encoding = re2.Options.Encoding.LATIN1

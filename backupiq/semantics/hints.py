@@ -26,7 +26,8 @@ _VIM_TYPE = re.compile(rb"(?:^|[\s:])(?:filetype|ft|syntax|syn)\s{0,4}=\s{0,4}([
 # What editors call a language and linguist does not.
 _EDITOR_NAMES = {
     "c++": "C++", "cpp": "C++", "sh": "Shell", "shell-script": "Shell", "makefile-gmake": "Makefile",
-    "make": "Makefile", "conf": "", "text": "", "cfg": "INI", "dosini": "INI", "help": "Vim Help File", "ps1": "PowerShell", "tex": "TeX",
+    "make": "Makefile", "conf": "", "text": "", "cfg": "INI",
+    "dosini": "INI", "help": "Vim Help File", "ps1": "PowerShell", "tex": "TeX",
     "lisp": "Common Lisp", "el": "Emacs Lisp", "nroff": "Roff", "prolog": "Prolog",
 }  # fmt: skip
 

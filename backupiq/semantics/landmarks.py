@@ -69,7 +69,7 @@ class Landmarks(msgspec.Struct):
 def survey(files: Files) -> Landmarks:
     """Walks the tree once. Reads only the few files that a rule wants to have said something (at most 4 KiB each).
 
-    About half a second for a million names. Raises what ``files.directories()`` raises; what cannot be read proves
+    Less than a second for a million names. Raises what ``files.directories()`` raises; what cannot be read proves
     nothing.
     """
     walk = _Walk(files)

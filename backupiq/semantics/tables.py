@@ -70,6 +70,8 @@ class Tables:
     """Name of a format -> its family, for those whose signature several formats share."""
     rules: dict[str, Any]
     core: tuple[str, ...]
+    vague: frozenset[str]
+    """Types that say so little that every signature says more."""
 
 
 def load(name: str) -> dict[str, Any]:
@@ -103,6 +105,7 @@ def tables() -> Tables:
         families=families,
         rules=rules,
         core=tuple(rules["languages"]["core"]),
+        vague=frozenset(rules["open"]["types"]),
     )
 
 

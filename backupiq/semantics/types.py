@@ -89,6 +89,8 @@ def _by_signature(claim: Claim, signature: Signature, known: Tables) -> FileType
             return agreed.found("signature", BY_SIGNATURE)
     if signature.weak:
         return None
+    if any(one.name in known.vague for one in claim.candidates):
+        return kind.found("signature", BY_SIGNATURE)
     for one in claim.candidates:
         if one.text is not True and not one.family and (kind.category is not Category.EXECUTABLE or _runs(one)):
             return one.found("extension", claim.found.confidence)
@@ -98,7 +100,7 @@ def _by_signature(claim: Claim, signature: Signature, known: Tables) -> FileType
 
 
 def _runs(kind: Type) -> bool:
-    return kind.category in (Category.EXECUTABLE, Category.ARCHIVE, Category.SYSTEM) or kind.name == "Binary data"
+    return kind.category in (Category.EXECUTABLE, Category.ARCHIVE, Category.SYSTEM)
 
 
 def _agreed(claimed: Type, kind: Type, signature: Signature) -> Type | None:

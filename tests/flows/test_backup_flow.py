@@ -35,12 +35,13 @@ def test_a_run_and_its_tasks_are_named_for_what_they_do(flows: Flows) -> None:
     assert report.flow_run_name == "backup documents -> vault"
     assert report.flow_run_id is not None
     assert flows.api.flow_run(report.flow_run_id)["name"] == "backup documents -> vault"
-    tasks = flows.api.finished_tasks(report.flow_run_id, 8)
+    tasks = flows.api.finished_tasks(report.flow_run_id, 9)
     assert Counter(task["name"] for task in tasks) == Counter(
         [
             "discover documents",
             "compare with the last snapshot",
             "plan batches",
+            "add up what the backup holds",
             "pack batch 1 of 1",
             "upload batch 1 to vault",
             "upload batch 2 to vault",
@@ -54,7 +55,7 @@ def test_a_run_and_its_tasks_are_named_for_what_they_do(flows: Flows) -> None:
 def test_uploads_and_publication_are_retried_and_reading_is_not(flows: Flows) -> None:
     report = flows.back_up()
     assert report.flow_run_id is not None
-    tasks = flows.api.finished_tasks(report.flow_run_id, 8)
+    tasks = flows.api.finished_tasks(report.flow_run_id, 9)
     retries = {task["name"].split()[0]: task["empirical_policy"]["retries"] for task in tasks}
     assert retries["upload"] == retries["publish"] == 4
     assert retries["pack"] == retries["discover"] == retries["write"] == 0

@@ -110,9 +110,7 @@ def fill(engine: Engine, repository: str = REPOSITORY, only: frozenset[str] | No
 def place(engine: Engine, repository: str, places: dict[str, list[str]]) -> None:
     """Say which destinations hold which snapshots."""
     with writing(engine) as connection:
-        key = connection.scalars(
-            select(RepositoryRecord.id).where(RepositoryRecord.repository_id == repository)
-        ).one()
+        key = connection.scalars(select(RepositoryRecord.id).where(RepositoryRecord.repository_id == repository)).one()
         ids = {}
         for name in sorted({name for names in places.values() for name in names}):
             kind = name.partition(":")[0] if ":" in name else "local"
@@ -128,3 +126,117 @@ def place(engine: Engine, repository: str, places: dict[str, list[str]]) -> None
             for name in names
         ]
         connection.execute(insert(SnapshotPlace), rows)
+
+
+HOME = "/home/ada"
+ID = f"{HOME}/.ssh/id_ed25519"
+REPORT = f"{HOME}/Documents/Report Überblick.pdf"
+DRAFT = f"{HOME}/Documents/old-draft.odt"
+PLAN = f"{HOME}/Documents/plan.odt"
+PHOTO = f"{HOME}/Downloads/photo.jpg"
+FILM = f"{HOME}/Videos/film.mp4"
+MODELS = f"{HOME}/projects/shop/models.py"
+PAD = f"{HOME}/projects/shop/node_modules/left-pad/index.js"
+SETTINGS = f"{HOME}/projects/shop/settings.py"
+VIEWS = f"{HOME}/projects/shop/views.py"
+SHOP_FOLDER = f"{HOME}/projects/shop"
+SITE_FOLDER = "/srv/www/site"
+INDEX = f"{SITE_FOLDER}/index.php"
+SITE_VIEWS = f"{SITE_FOLDER}/views.py"
+NOTE = WEIRD.decode("utf-8", "surrogateescape")
+
+ANSWERS: dict[str, set[str]] = {
+    "views": {VIEWS, SITE_VIEWS},
+    "VIEWS": {VIEWS, SITE_VIEWS},
+    "view*": {VIEWS, SITE_VIEWS},
+    "view": set(),
+    "uberblick": {REPORT},
+    "überb*": {REPORT},
+    "old-draft.odt": {DRAFT},
+    '"shop views"': {VIEWS},
+    '"views shop"': set(),
+    '"shop vie"*': {VIEWS},
+    "shop views": {VIEWS},
+    "views -shop": {SITE_VIEWS},
+    "views NOT site": {VIEWS},
+    "-home": {SITE_FOLDER, INDEX, SITE_VIEWS},
+    "views AND": set(),
+    '"; DROP TABLE': set(),
+    "shop ; --": {SHOP_FOLDER, MODELS, PAD, SETTINGS, VIEWS},
+    "category:document": {REPORT, DRAFT, PLAN, NOTE},
+    "category:document,web": {REPORT, DRAFT, PLAN, NOTE, INDEX},
+    "-category:code,document,other category:secret,video,archive": {ID, FILM, PHOTO},
+    "NOT category:code shop": set(),
+    "language:python": {MODELS, SETTINGS, VIEWS, SITE_VIEWS},
+    "language:PYTHON,php": {MODELS, SETTINGS, VIEWS, SITE_VIEWS, INDEX},
+    "language:*document*": {DRAFT, PLAN},
+    "-language:python,javascript project:shop,site": {INDEX},
+    "framework:django": {MODELS, PAD, SETTINGS, VIEWS},
+    "framework:react language:python": {MODELS, SETTINGS, VIEWS},
+    "framework:laravel": {INDEX, SITE_VIEWS},
+    "-framework:django language:python": {SITE_VIEWS},
+    "project:shop": {MODELS, PAD, SETTINGS, VIEWS},
+    "project:s*": {MODELS, PAD, SETTINGS, VIEWS, INDEX, SITE_VIEWS},
+    "-project:shop ext:py,odt": {SITE_VIEWS, DRAFT, PLAN},
+    "importance:>80": {ID, SETTINGS, VIEWS},
+    "importance:84": {VIEWS},
+    "importance:60": {MODELS, VIEWS},
+    "importance:50..65": {MODELS, VIEWS, DRAFT, PLAN, INDEX},
+    "importance:<=10": {FILM, PAD},
+    "-importance:<=70 language:python": {SETTINGS, VIEWS},
+    "changed:<7d": {PLAN},
+    "changed:60d": {VIEWS, PLAN},
+    "changed:>2y": {FILM},
+    "before:2024": {FILM},
+    "after:2026": {PLAN, VIEWS},
+    "after:2025-12-24 before:2025-12-25": {REPORT},
+    "size:>10M": {REPORT, FILM},
+    "size:1K..5K": {PHOTO, MODELS, SETTINGS, VIEWS, INDEX},
+    "size:411": {ID},
+    "secret:any": {ID, SETTINGS},
+    "secret:private-key": {ID},
+    "secret:github*": {SETTINGS},
+    "secret:none language:python": {MODELS, VIEWS, SITE_VIEWS},
+    "-secret:any language:python": {MODELS, VIEWS, SITE_VIEWS},
+    "secret:none,private-key ext:py": {MODELS, VIEWS, SITE_VIEWS},
+    f"snapshot:{FIRST[:8]} language:python": {MODELS, SETTINGS, VIEWS},
+    f"snapshot:{THIRD[:8]} ext:odt": {PLAN},
+    f"snapshot:{FIRST[:8]},{THIRD[:8]} ext:odt": {PLAN, DRAFT},
+    f"-snapshot:{FIRST[:8]} ext:odt": {PLAN},
+    "snapshot:latest ext:odt": {PLAN},
+    "snapshot:latest views": {VIEWS, SITE_VIEWS},
+    "host:desk": {SITE_FOLDER, INDEX, SITE_VIEWS},
+    "host:desk,laptop views": {VIEWS, SITE_VIEWS},
+    "-host:laptop": {SITE_FOLDER, INDEX, SITE_VIEWS},
+    "path:/home/ada/Documents": {f"{HOME}/Documents", REPORT, DRAFT, PLAN},
+    "path:/home/ada/Doc": set(),
+    "path:/home/*/projects/**": {SHOP_FOLDER, MODELS, PAD, SETTINGS, VIEWS},
+    "path:/home/ada/projects/*/*.py": {MODELS, SETTINGS, VIEWS},
+    "path:site": {SITE_FOLDER, INDEX, SITE_VIEWS},
+    "path:**/left-pad/**": {PAD},
+    "-path:/home language:*": {INDEX, SITE_VIEWS},
+    "*.odt": {DRAFT, PLAN},
+    "Report*.pdf": {REPORT},
+    "report*.pdf": set(),
+    "ext:odt,PDF": {REPORT, DRAFT, PLAN},
+    "-ext:py project:shop": {PAD},
+    "ext:id_ed25519": set(),
+    "at:s3 ext:odt": {DRAFT},
+    "at:local ext:odt": {DRAFT, PLAN},
+    "at:s3://bucket/prefix ext:odt": {DRAFT},
+    "-at:s3 category:document": {PLAN},
+    "only-at:s3": {SITE_FOLDER, INDEX, SITE_VIEWS},
+    "only-at:local": {PLAN},
+    "-only-at:s3 views": {VIEWS},
+    "regenerable:yes": {PAD},
+    "regenerable:no project:shop": {MODELS, SETTINGS, VIEWS},
+    "git:modified": {VIEWS},
+    "git:untracked,pushed language:python": {MODELS, SETTINGS, VIEWS},
+    "conflict:yes": {PHOTO},
+    "-conflict:no ext:jpg": {PHOTO},
+    "deleted:yes": {DRAFT},
+    "deleted:no ext:odt": {PLAN},
+    "deleted:yes,no ext:odt": {PLAN, DRAFT},
+    "shop language:python importance:>80 -settings": {VIEWS},
+}
+"""Queries and the paths they find, each file once."""

@@ -14,8 +14,8 @@ Content = bytes | None
 class MemoryFiles:
     """``Files`` of the given paths (below ``/``), depth first, names in byte order. Folders above are made.
 
-    Paths in ``links`` are symbolic links, those in ``unreadable`` fail when read, folders in ``incomplete`` could not be
-    listed completely. ``reads`` notes (path, limit) of every read.
+    Paths in ``links`` are symbolic links, those in ``unreadable`` fail when read, folders in ``incomplete`` could not
+    be listed completely. ``reads`` notes (path, limit) of every read.
     """
 
     def __init__(
