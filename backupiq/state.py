@@ -16,6 +16,8 @@ from backupiq.errors import ConfigurationError
 
 _MAX_STATE_BYTES = 64 * 1024
 _LAST_REPOSITORY = "last-repository.json"
+_UNCATALOGUED = "uncatalogued.json"
+_MOST_UNCATALOGUED = 50
 
 
 def config_dir(env: Mapping[str, str] = os.environ) -> Path:
@@ -93,6 +95,38 @@ def remember_repository(destinations: Sequence[str], env: Mapping[str, str] = os
         path = state_dir(env) / _LAST_REPOSITORY
         if not (path.is_file() and path.read_bytes() == data):
             write_private(path, data)
+
+
+def note_uncatalogued(destinations: Sequence[str], env: Mapping[str, str] = os.environ) -> None:
+    """Keep in mind that the repository there has snapshots which are not in the catalog. A disk that refuses is no
+    error."""
+    known = [each for each in uncatalogued(env) if set(each).isdisjoint(destinations)]
+    _write_uncatalogued([*known, list(destinations)][-_MOST_UNCATALOGUED:], env)
+
+
+def uncatalogued(env: Mapping[str, str] = os.environ) -> list[list[str]]:
+    """The destinations of each repository that may have snapshots which are not in the catalog."""
+    try:
+        with open(state_dir(env) / _UNCATALOGUED, "rb") as file:
+            document = json.loads(file.read(_MAX_STATE_BYTES))
+    except (OSError, ValueError, ConfigurationError):
+        return []
+    if not isinstance(document, list):
+        return []
+    return [[str(each) for each in one] for one in document if isinstance(one, list) and one]
+
+
+def forget_uncatalogued(destinations: Sequence[str], env: Mapping[str, str] = os.environ) -> None:
+    """The catalog is up to date with the repository there."""
+    known = uncatalogued(env)
+    left = [each for each in known if set(each).isdisjoint(destinations)]
+    if left != known:
+        _write_uncatalogued(left, env)
+
+
+def _write_uncatalogued(found: list[list[str]], env: Mapping[str, str]) -> None:
+    with contextlib.suppress(OSError, ConfigurationError):
+        write_private(state_dir(env) / _UNCATALOGUED, json.dumps(found).encode())
 
 
 def last_repository(env: Mapping[str, str] = os.environ) -> list[str]:

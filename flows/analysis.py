@@ -24,7 +24,7 @@ class RunAnalysis:
 
     def __init__(self, session: BackupSession, options: BackupOptions, now_ns: int) -> None:
         self._session = session
-        self._pins = Pins(map(parse_pin, options.pin), [clean(path)[0] for path in options.paths])
+        self.pins = Pins(map(parse_pin, options.pin), [clean(path)[0] for path in options.paths])
         self.now_ns = now_ns
         self._analysis: Analysis | None = None
         self.contents: dict[bytes, Content] = {}
@@ -35,7 +35,7 @@ class RunAnalysis:
         """Look at the folders, once."""
         if self._analysis is None:
             files = LiveFiles(self._session.join())
-            self._analysis = Analysis(files, now_ns=self.now_ns, pins=self._pins, attributes=live_attributes)
+            self._analysis = Analysis(files, now_ns=self.now_ns, pins=self.pins, attributes=live_attributes)
         return self._analysis
 
     @property

@@ -9,9 +9,10 @@ from prefect import flow
 from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run as runtime
 
-from backupiq.errors import CancelledRunError
+from backupiq.errors import CancelledRunError, CatalogError, RepositoryDamagedError, StorageError
 from backupiq.planning.order import WORTH_SECONDS
 from backupiq.profile import BackupOptions
+from backupiq.state import note_uncatalogued
 from backupiq.telemetry import bind_run, correlation, get_logger
 from flows.active import ActiveBackup
 from flows.backup_open import beside, open_backup, run_key
@@ -24,6 +25,7 @@ from flows.portable import from_prefect
 from flows.reporting import report_backup, tell_prefect
 from flows.sending import Sending
 from flows.tasks.analyze import analyze, leave_out_regenerable, summarize
+from flows.tasks.catalog import bring_into_catalog
 from flows.tasks.discover import discover_source
 from flows.tasks.plan import compare_with_parent, expect, plan
 from flows.tasks.publish import build_trees
@@ -76,6 +78,8 @@ async def _backup(run: RunContext, options: BackupOptions, key_block: str | None
                     log.info("snapshot.published", destination=destination_label(name))
         else:
             await _never_in_the_way(work, summarize(opened.key))
+        if snapshot_id is not None:
+            await _keep(work, opened.key, snapshot_id)
         run.report = report = make_report(run, options, opened, work, snapshot_id)
         await report_backup(report)
         return {"snapshot": snapshot_id, "exit_code": report.exit_code}
@@ -92,6 +96,19 @@ async def _analyze(run: RunContext, work: ActiveBackup, options: BackupOptions, 
     if options.analysis == "full" or (options.analysis == "auto" and expect(work) >= WORTH_SECONDS):
         run.progress.stage("looking at what files are")
         await _never_in_the_way(work, analyze(key))
+
+
+async def _keep(work: ActiveBackup, key: str, snapshot_id: str) -> None:
+    """Bring the snapshot into the catalog when its files were looked into; else whoever searches does it."""
+    if not work.understanding.is_full:
+        note_uncatalogued(work.writing.names)
+        return
+    try:
+        await bring_into_catalog(key, snapshot_id)
+    except (CatalogError, StorageError, RepositoryDamagedError, OSError) as error:
+        log.info("catalog.behind", error=type(error).__name__)
+        note_uncatalogued(work.writing.names)
+        work.session.warn(f"The catalog does not hold this snapshot yet ({error}); run `backupiq catalog update`.")
 
 
 async def _never_in_the_way(work: ActiveBackup, step: Coroutine[Any, Any, Any]) -> None:

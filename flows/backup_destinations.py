@@ -65,6 +65,11 @@ class Destinations:
     stale_checkpoints: list[str] = dataclasses.field(default_factory=list)
     """Checkpoints of runs that did not come to their end, which the snapshot of this run replaces."""
 
+    @property
+    def names(self) -> list[str]:
+        """Where the snapshot of this run is."""
+        return sorted(self.complete)
+
     def lane(self, name: str) -> Lane:
         """The lane of that name."""
         return next(lane for lane in self.lanes.lanes if lane.name == name)

@@ -120,7 +120,7 @@ def make_report(
             }
             for each in work.understanding.decisions[:MOST_DECISIONS]
         ],
-        checkpoints=work.checkpoints,
+        checkpoints=max((len(lane.publisher.checkpoints) for lane in found.lanes.lanes), default=0) if found else 0,
         flow_run_id=str(runtime.id) if runtime.id else None,
         flow_run_name=runtime.name,
         exit_code=DegradedRunError.exit_code if behind else PartialBackupError.exit_code if unreadable else 0,

@@ -231,7 +231,8 @@ class TreeBuilder:
 
 
 def _listed(found: Sequence[Xattr]) -> list[ExtendedAttribute]:
-    return [ExtendedAttribute(name=name, value=value) for name, value in found]
+    # JSON has no way to hold a name that is not UTF-8: as with restic, the bad bytes are replaced.
+    return [ExtendedAttribute(name=link_target(os.fsencode(name))[0], value=value) for name, value in found]
 
 
 def _prefix(path: bytes) -> bytes:

@@ -11,6 +11,7 @@ import errno
 import itertools
 import os
 import sqlite3
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -241,7 +242,8 @@ _REBUILD = "Build it anew with `backupiq catalog rebuild`; backups and restores 
 _REASONS = {
     "damaged": f"is damaged. {_REBUILD}",
     "busy": "is being written by another program. Run the command again in a moment.",
-    "full": "cannot grow: its disk is full. Free space there and run the command again; backups do not need it.",
+    "full": "cannot grow: its disk, or the one for temporary files, is full. Free space and run the command again; "
+    "backups do not need it.",
     "read-only": "cannot be written: its disk or its rights do not allow it. Correct that, or name another one in "
     f"{URL_VARIABLE}.",
     "unreachable": f"cannot be reached. Check the server and {URL_VARIABLE}, then run the command again.",
@@ -270,18 +272,32 @@ def catalog_errors(url: URL) -> Iterator[None]:
     """Turn what SQLAlchemy and the drivers raise into CatalogError. Their texts are left out: they may name the URL."""
     try:
         yield
-    except DBAPIError as error:
-        reason = _reason(error.orig)
-        raise catalog_error(url, reason, kind=type(error.orig).__name__, **_code(error.orig)) from None
-    except sqlite3.Error as error:
-        raise catalog_error(url, _reason(error), kind=type(error).__name__, **_code(error)) from None
     except SQLAlchemyError as error:
-        raise catalog_error(url, "failed", kind=type(error).__name__) from None
+        cause = error.orig if isinstance(error, DBAPIError) else error
+        raise _from_driver(url, cause) from None
+    except _driver_errors() as error:
+        raise _from_driver(url, error) from None
+
+
+@contextlib.contextmanager
+def file_errors(url: URL) -> Iterator[None]:
+    """Turn what the system says of the catalog's file into CatalogError."""
+    try:
+        yield
     except OSError as error:
         full = error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
-        raise catalog_error(
-            url, "full" if full else "read-only", state=errno.errorcode.get(error.errno or 0, "")
-        ) from None
+        code = errno.errorcode.get(error.errno or 0, "")
+        raise catalog_error(url, "full" if full else "read-only", state=code) from None
+
+
+def _driver_errors() -> tuple[type[Exception], ...]:
+    """What the drivers raise themselves, where SQLAlchemy stands not in between."""
+    psycopg = sys.modules.get("psycopg")
+    return (sqlite3.Error,) if psycopg is None else (sqlite3.Error, psycopg.Error)
+
+
+def _from_driver(url: URL, error: BaseException | None) -> CatalogError:
+    return catalog_error(url, _reason(error), kind=type(error).__name__, **_code(error))
 
 
 def _reason(error: BaseException | None) -> str:

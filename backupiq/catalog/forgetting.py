@@ -104,7 +104,8 @@ def delete_versions(connection: Connection, which: ColumnElement[bool]) -> None:
         if some is None:
             return
         words = select(FileVersion.id, FileVersion.path).where(which)
-        others = connection.execute(select(FileVersion.id).where(~which).limit(1)).scalar()
+        these = select(FileVersion.id).where(which)
+        others = connection.execute(select(FileVersion.id).where(FileVersion.id.not_in(these)).limit(1)).scalar()
         if others is None:
             connection.execute(text("INSERT INTO file_search(file_search) VALUES ('delete-all')"))
         else:

@@ -14,7 +14,7 @@ Beside these tables there are, made by the migrations: on SQLite the FTS5 table 
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, ForeignKey, Index, Integer, LargeBinary, MetaData, SmallInteger, Text, func
+from sqlalchemy import BigInteger, ForeignKey, Index, Integer, LargeBinary, MetaData, SmallInteger, Text, func, text
 from sqlalchemy.dialects.postgresql import TSVECTOR
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
@@ -25,6 +25,11 @@ _Id = BigInteger().with_variant(Integer(), "sqlite")  # in SQLite only INTEGER i
 _Sorted = Text().with_variant(Text(collation="C"), "postgresql")  # in the order of bytes, as SQLite sorts
 _SQLITE, _POSTGRESQL = {"dialect": "sqlite"}, {"dialect": "postgresql"}
 _Words = Text().with_variant(TSVECTOR(), "postgresql")
+
+
+def _index_where(name: str, *columns: str, where: str, sqlite: str = "") -> Index:
+    """An index of some rows only, for conditions that few rows meet."""
+    return Index(name, *columns, postgresql_where=text(where), sqlite_where=text(sqlite or where))
 
 
 class Base(DeclarativeBase):
@@ -157,6 +162,9 @@ class FileVersion(Base):
         Index("ix_file_versions_size", "size"),
         Index("ix_file_versions_language", "language"),
         Index("ix_file_versions_project", "project_id"),
+        _index_where("ix_file_versions_ended", "lineage_id", "last_position", where="last_position IS NOT NULL"),
+        _index_where("ix_file_versions_conflict", "conflict", where="conflict", sqlite="conflict = 1"),
+        _index_where("ix_file_versions_git", "git", where="git NOT IN ('none', 'pushed', 'internal')"),
     )
 
     id: Mapped[int] = mapped_column(_Id, primary_key=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from sqlalchemy import text
 
-from backupiq.catalog.database import catalog_error, catalog_errors, catalog_url, reading, set_aside
+from backupiq.catalog.database import catalog_error, catalog_url, file_errors, reading, set_aside
 from backupiq.catalog.store import Catalog
 from backupiq.catalog.update import Analyze, Told, UpdateReport, update_catalog
 from backupiq.errors import CatalogError
@@ -39,7 +39,7 @@ def open_for_rebuild(
     except CatalogError as error:
         if error.details.get("reason") not in _USELESS or address.get_backend_name() != "sqlite":
             raise
-        with catalog_errors(address):
+        with file_errors(address):
             tell(set_aside(Path(str(address.database))))
         return Catalog.open(url, env=env)
     return catalog

@@ -104,7 +104,7 @@ def plan(connection: Connection, filters: Filters, sort: Sort, *, every_version:
     sqlite = connection.dialect.name == "sqlite"
     way = _sqlite_way(connection, filters) if sqlite else _postgresql_way(connection, filters)
     v = _VERSIONS.c
-    looked_at = _Unindexed() if sqlite else v
+    looked_at = _Unindexed(v) if sqlite else v
     clauses = [*way.clauses, *(make(looked_at) for make in (*filters.by_path, *filters.by_version))]
     if not every_version:
         clauses.append(_no_newer(connection, filters))
@@ -128,7 +128,8 @@ def plan(connection: Connection, filters: Filters, sort: Sort, *, every_version:
 def _no_newer(connection: Connection, filters: Filters) -> Clause:
     """No newer version of the same path fits as well."""
     v, newer = _VERSIONS.c, _NEWER.c
-    fits = [make(newer) for make in filters.by_version]
+    looked_at = _Unindexed(newer) if connection.dialect.name == "sqlite" else newer
+    fits = [make(looked_at) for make in filters.by_version]
     found = exists().where(same_path(connection, newer, v), newer.first_position > v.first_position, *fits)
     return not_(found)
 
@@ -137,14 +138,18 @@ def _no_newer(connection: Connection, filters: Filters) -> Clause:
 
 
 class _Unindexed:
-    """The columns of file_versions written ``+column``, which SQLite takes no index for.
+    """Columns written ``+column``, which SQLite takes no index for.
 
     With all clauses written so, the versions are either looked up by the ids that `_sqlite_way` chose, or walked along
-    the index that gives them in the wanted order.
+    the index that gives them in the wanted order; and newer versions are looked up by their path.
     """
 
+    def __init__(self, columns: Any) -> None:
+        self._columns = columns
+
     def __getattr__(self, name: str) -> Any:
-        return UnaryExpression(_VERSIONS.c[name], operator=_PLUS, type_=_VERSIONS.c[name].type)
+        column = self._columns[name]
+        return UnaryExpression(column, operator=_PLUS, type_=column.type)
 
 
 _PLUS: custom_op[Any] = custom_op("+")
@@ -159,7 +164,7 @@ def _sqlite_way(connection: Connection, filters: Filters) -> Way:
                 return _by_words(fts5_text(all_of, excluded), ranked=True)
     clauses: list[Clause] = []
     if asked:
-        clauses.append(_Unindexed().id.in_(_words_matching(fts5_text(asked, excluded))))
+        clauses.append(_Unindexed(_VERSIONS.c).id.in_(_words_matching(fts5_text(asked, excluded))))
     elif excluded:
         clauses.append(_VERSIONS.c.id.not_in(_words_matching(excluded)))
     chosen = _least_frequent(connection, filters.narrowings)
@@ -222,7 +227,7 @@ def _postgresql_way(connection: Connection, filters: Filters) -> Way:
     if not asked or _count(connection, select(_VERSIONS.c.id).where(*clauses)) > SELECTIVE:
         return Way(_VERSIONS, tuple(clauses))
     # 1: divided by the logarithm of the length, as BM25 also prefers the shorter path.
-    rank = func.round(func.ts_rank(words, _tsquery(tsquery_text(asked)), 1) * 10)
+    rank = func.round(func.ts_rank(words, _tsquery(tsquery_text(asked)), 1) * 100)
     return Way(_VERSIONS, tuple(clauses), rank=-rank)
 
 

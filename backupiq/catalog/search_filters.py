@@ -124,6 +124,10 @@ def _yes_no(column: str) -> Callable[[Connection, Condition, Filters], None]:
         filters.by_version.append(
             _turned(condition, lambda v: or_(false(), *(getattr(v, column).is_(value) for value in sorted(wanted))))
         )
+        if column == "conflict" and wanted != {condition.negated}:
+            return
+        if column == "conflict":
+            filters.narrowings.append(lambda v: v.conflict == literal_column("1"))
 
     return add
 

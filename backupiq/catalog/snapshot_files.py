@@ -6,7 +6,7 @@ import asyncio
 import tempfile
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Collection, Coroutine, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -41,11 +41,14 @@ SMALL_BLOB = 256 << 10
 MAX_BLOBS_READ = 64
 """Blobs of a file that are read for its beginning; they hold 512 KiB or more each, but for the last."""
 MAX_PATH = 64 << 10
+MAX_ATTRIBUTE = 64 << 10
+KEPT_ATTRIBUTES = 1_024
+"""Folders given last whose attributes are at hand."""
 SPOOL_READ = 256 << 10
 MAX_ENTRIES = 50_000_000
 """Entries of one snapshot that are looked at: a tree may name the same folder twice in each of many levels."""
 
-_EPOCH = "1970-01-01T00:00:00Z"
+_TELLING = ("xdg.", "kMDItemWhereFroms", "Zone.Identifier")
 _KINDS = {
     "file": EntryKind.FILE,
     "dir": EntryKind.DIR,
@@ -61,9 +64,11 @@ T = TypeVar("T")
 
 
 class SnapshotDirectory(Directory):
-    """A folder of a snapshot. ``contents`` has, for each of ``children``, the `content_digest` of a file, else None."""
+    """A folder of a snapshot. ``contents`` has, for each of ``children``, the `content_digest` of a file, else None;
+    ``attributes`` the extended attributes of those children that say where they came from."""
 
-    contents: list[bytes | None] = []  # noqa: RUF012 - msgspec copies it for each
+    contents: list[bytes | None] = msgspec.field(default_factory=list)
+    attributes: dict[bytes, dict[str, bytes]] = msgspec.field(default_factory=dict)
 
 
 @dataclass
@@ -131,6 +136,7 @@ class SnapshotFiles:
         self._cached = 0
         self._changes: Changes | None = None
         self._spool: _Spool | None = None
+        self._recent: OrderedDict[bytes, dict[bytes, dict[str, bytes]]] = OrderedDict()
 
     @property
     def changes(self) -> Changes:
@@ -156,13 +162,14 @@ class SnapshotFiles:
         Raises what the destination raises, and CancelledRunError.
         """
         if self._spool is not None:
-            yield from self._spool.directories(self._stopped)
+            for directory in self._spool.directories(self._stopped):
+                yield self._note(directory)
             return
         spool = _Spool()
         changes = Changes()
         for directory in self._walk(changes):
             spool.add(directory)
-            yield directory
+            yield self._note(directory)
         with self._lock:
             if self._spool is None:
                 self._spool, self._changes = spool, changes
@@ -189,14 +196,27 @@ class SnapshotFiles:
             yield self._directory(visit, new)
             stack.append(_Pending(self._below(visit, new, old, changes)))
 
+    def _note(self, directory: SnapshotDirectory) -> SnapshotDirectory:
+        """Keep the attributes of what was given last: they are asked for next."""
+        with self._lock:
+            self._recent[directory.path] = directory.attributes
+            if len(self._recent) > KEPT_ATTRIBUTES:
+                self._recent.popitem(last=False)
+        return directory
+
     def _directory(self, visit: _Visit, new: _Listing) -> SnapshotDirectory:
         nodes = new.nodes
         contents = [
             content_digest(nodes[entry.name].content or ()) if entry.kind is EntryKind.FILE else None
             for entry in new.entries
         ]
+        attributes = {
+            name: found
+            for name, node in nodes.items()
+            if node.extended_attributes and (found := _telling_attributes(node))
+        }
         self._remember(visit.path, new)
-        return SnapshotDirectory(visit.path, visit.entry, list(new.entries), contents=contents)
+        return SnapshotDirectory(visit.path, visit.entry, list(new.entries), contents=contents, attributes=attributes)
 
     def _below(self, visit: _Visit, new: _Listing, old: _Listing | None, changes: Changes) -> list[_Visit]:
         """The subfolders to look at; notes what is gone."""
@@ -262,6 +282,16 @@ class SnapshotFiles:
         except PathNotInSnapshotError:
             return None
         return content_digest(node.content or ()) if node is not None and node.type == "file" else None
+
+    def attributes(self, path: bytes) -> Mapping[str, bytes]:
+        """The extended attributes of an entry that say where it came from; no others."""
+        folder, _, name = path.rpartition(b"/")
+        with self._lock:
+            recent = self._recent.get(folder or b"/")
+        if recent is not None:
+            return recent.get(name, {})
+        node = self._node(path)
+        return _telling_attributes(node) if node is not None else {}
 
     async def _read(self, blobs: Sequence[str], limit: int) -> bytes:
         head = bytearray()
@@ -346,7 +376,7 @@ class _Spool:
     """Folders in a temporary file, for reading them again much faster than from a repository. For several threads."""
 
     def __init__(self) -> None:
-        self._file = tempfile.TemporaryFile(prefix="backupiq-")
+        self._file = tempfile.TemporaryFile(prefix="backupiq-")  # noqa: SIM115 - closed by close()
         self._lock = threading.Lock()
         self._end = 0
         self._encoder = msgspec.msgpack.Encoder()
@@ -437,6 +467,14 @@ def _entry(name: bytes, node: Node) -> FileEntry:
         node.links,
         node.device,
     )
+
+
+def _telling_attributes(node: Node) -> dict[str, bytes]:
+    return {
+        each.name: each.value
+        for each in node.extended_attributes or ()
+        if each.value and len(each.value) <= MAX_ATTRIBUTE and any(part in each.name for part in _TELLING)
+    }
 
 
 def _time(parse: Callable[[], int]) -> int:

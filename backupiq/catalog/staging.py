@@ -24,8 +24,9 @@ from sqlalchemy import (
     text,
 )
 
-from backupiq.catalog.rows import FOLDER, FileFacts, FileRow, bounded
+from backupiq.catalog.rows import FOLDER, FileRow, bounded
 from backupiq.catalog.text import path_text, search_text
+from backupiq.semantics.model import FileFacts
 
 CHUNK = 5_000
 MAX_FACTS = 20_000

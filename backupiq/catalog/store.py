@@ -25,6 +25,7 @@ from backupiq.catalog.database import (
     catalog_name,
     catalog_url,
     create_file,
+    file_errors,
     make_engine,
     reading,
     set_aside,
@@ -107,7 +108,7 @@ class Catalog:
         except CatalogError as error:
             reason = error.details.get("reason")
             if reason == "damaged" and repair and address.get_backend_name() == "sqlite":
-                with catalog_errors(address):
+                with file_errors(address):
                     away = set_aside(Path(str(address.database)))
                 _log.warning("a damaged catalog was moved aside", moved_to=str(away))
                 return cls(_open_engine(address, create=True))
@@ -254,6 +255,11 @@ class Catalog:
         """Keep which snapshots destinations hold; see `backupiq.catalog.health.record_places`."""
         health.record_places(self.engine, repository_id, held, now_ns)
 
+    def last_snapshot_ns(self) -> int | None:
+        """When the newest snapshot in the catalog was taken."""
+        with reading(self.engine) as connection:
+            return connection.execute(select(func.max(SnapshotRecord.time_ns))).scalar()
+
     def sizes(self) -> dict[str, int]:
         """How many repositories, lineages, snapshots, file versions, projects, findings and runs there are."""
         tables = (RepositoryRecord, LineageRecord, SnapshotRecord, FileVersion, ProjectRecord, FindingRecord, RunRecord)
@@ -272,10 +278,11 @@ def _open_engine(address: URL, *, create: bool) -> Engine:
     try:
         if address.get_backend_name() == "sqlite":
             path = Path(str(address.database))
-            with catalog_errors(address):
+            with file_errors(address):
                 if not create and not path.exists():
                     raise _missing(address)
-                create_file(path)
+                with catalog_errors(address):
+                    create_file(path)
         elif not create:
             with reading(engine) as connection:
                 if revision_of(connection) is None:

@@ -16,7 +16,7 @@ from typing import Protocol
 
 from backupiq.catalog.adding import Added, SnapshotRows
 from backupiq.catalog.health import Destination
-from backupiq.catalog.rows import FileFacts, FileRow, Known, SnapshotInfo
+from backupiq.catalog.rows import FileRow, Known, SnapshotInfo
 from backupiq.catalog.snapshot_files import SnapshotDirectory, SnapshotFiles
 from backupiq.catalog.store import Catalog, CatalogedSnapshot, FileKey
 from backupiq.discovery.entry import Directory
@@ -24,9 +24,8 @@ from backupiq.errors import BackupIQError, CatalogError, StorageError
 from backupiq.replicas.reading import ReplicatedProvider
 from backupiq.repository.repository import FileType, Repository
 from backupiq.semantics.manifests import kind_of
-from backupiq.semantics.model import Project
+from backupiq.semantics.model import FileFacts, Project
 from backupiq.semantics.regenerable_rules import rule_book
-from backupiq.semantics.view import Files
 from backupiq.storage.provider import StorageProvider
 from backupiq.telemetry import get_logger
 
@@ -52,10 +51,13 @@ class Analysis(Protocol):
 
 
 class Analyze(Protocol):
-    """Looks at a tree of files as a whole. ``now_ns`` is the time of its snapshot; ``known`` tells what was read out
-    of files before, by raw path, for those of these (path, size, mtime) whose content is the same still."""
+    """Looks at a snapshot's tree of files as a whole.
 
-    def __call__(self, files: Files, *, now_ns: int, known: KnownLookup) -> Analysis: ...
+    ``now_ns`` is the snapshot's time; ``known`` tells what was read out of files before, by raw path, for those of
+    these (path, size, mtime) whose content is the same still.
+    """
+
+    def __call__(self, files: SnapshotFiles, *, now_ns: int, known: KnownLookup) -> Analysis: ...
 
 
 @dataclass
@@ -105,7 +107,7 @@ async def update_catalog(
 
 @dataclass(frozen=True)
 class UpdatePlan:
-    """What an update will do, in this order: lineages (keys) dropped whole, snapshots taken out, snapshots brought in."""
+    """What an update will do, in this order: lineages (keys) dropped, snapshots taken out, snapshots brought in."""
 
     dropped: list[str]
     forgotten: list[str]

@@ -20,7 +20,21 @@ from typing import Annotated, Any
 import typer
 
 import backupiq
-from backupiq.cli import backup, doctor, heal, initialize, inspect, keys, maintenance, providers, restore, setup
+from backupiq.cli import (
+    backup,
+    catalog,
+    doctor,
+    find,
+    heal,
+    history,
+    initialize,
+    inspect,
+    keys,
+    maintenance,
+    providers,
+    restore,
+    setup,
+)
 from backupiq.cli.output import clean_line, silence_closed_stdout
 from backupiq.errors import BackupIQError, CancelledRunError, ResourceError, ValidationError
 
@@ -81,6 +95,9 @@ app.command()(inspect.snapshots)
 app.command()(inspect.ls)
 app.command()(inspect.diff)
 app.command()(inspect.stats)
+app.command(context_settings=find.CONTEXT_SETTINGS)(find.find)
+app.command()(history.history)
+app.add_typer(catalog.app, name="catalog")
 app.add_typer(keys.app, name="key")
 app.command()(heal.heal)
 app.command()(maintenance.unlock)

@@ -42,11 +42,17 @@ class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class FrameworkTable(msgspec.Struct, frozen=True):
-    """The table: its entries, the name of a framework by (ecosystem, name), and the folders of installed packages."""
+    """The table: its entries, the name of a framework by (ecosystem, name), and the folders of installed packages, by
+    name and by the end of their path."""
 
     entries: tuple[Entry, ...]
     by_use: Mapping[tuple[str, str], str]
-    installed_below: frozenset[bytes]
+    installed_names: frozenset[bytes]
+    installed_ends: tuple[bytes, ...]
+
+    def is_installed(self, folder: bytes) -> bool:
+        """Whether a folder holds installed packages, by its own path alone."""
+        return folder[folder.rfind(b"/") + 1 :] in self.installed_names or folder.endswith(self.installed_ends)
 
     def file_names(self) -> tuple[str, ...]:
         """The plain names of files that show a framework by themselves."""
@@ -64,7 +70,8 @@ def framework_table() -> FrameworkTable:
     return FrameworkTable(
         entries,
         {key: entry.name for entry in entries for key in entry.keys()},  # noqa: SIM118 - not a mapping
-        frozenset(name.encode() for name in data["installed_below"]),
+        frozenset(name.encode() for name in data["installed_below"] if "/" not in name),
+        tuple(b"/" + name.encode() for name in data["installed_below"] if "/" in name),
     )
 
 

@@ -21,6 +21,7 @@ _MANIFEST = 1
 _FOLDER = 2
 _MARKER = 4
 _EVIDENCE_BELOW = 8
+_GIT = 16
 
 
 class Candidate(msgspec.Struct):
@@ -42,11 +43,12 @@ class Candidate(msgspec.Struct):
 
 class Landmarks(msgspec.Struct):
     """What the walk has found, everything raw: the names of the files in a folder that may tell about a project, the
-    candidates by path, and by pattern the folders that hold such a file."""
+    candidates by path, by pattern the folders that hold such a file, and the folders that hold a ``.git``."""
 
     manifests: dict[bytes, list[bytes]]
     candidates: dict[bytes, Candidate]
     evidence: dict[str, set[bytes]]
+    working_copies: set[bytes]
 
     def evidence_below(self) -> dict[bytes, frozenset[str]]:
         """By folder, the patterns of which a file lies in it or deeper, outside of candidates."""
@@ -140,6 +142,7 @@ def _marks() -> tuple[dict[bytes, int], dict[bytes, int], tuple[bytes, ...]]:
         exact[folder] = exact.get(folder, 0) | _FOLDER
     for marker in book.markers:
         exact[marker] = exact.get(marker, 0) | _MARKER
+    exact[b".git"] = exact.get(b".git", 0) | _GIT
     for pattern in _patterns_below():
         endings[pattern[1:].encode()] = endings.get(pattern[1:].encode(), 0) | _EVIDENCE_BELOW
     return exact, endings, (*beginnings, *book.beginnings)
@@ -159,10 +162,12 @@ class _Walk:
         self._book = rule_book()
         self._endings = {pattern[1:].encode(): pattern for pattern in _patterns_below()}
         self._waiting: dict[bytes, Candidate] = {}
-        self.landmarks = Landmarks({}, {}, {pattern: set() for pattern in _patterns_below()})
+        self.landmarks = Landmarks({}, {}, {pattern: set() for pattern in _patterns_below()}, set())
 
     def take(self, directory: Directory, telling: list[tuple[FileEntry, int]]) -> None:
         """Notes what the names in a folder tell, about the folder itself too."""
+        if telling and _in_git(directory.path):
+            return
         candidate = self._waiting.pop(directory.path, None) if self._waiting else None
         marked = self._note_names(directory, telling) if telling else ()
         if marked:
@@ -180,6 +185,8 @@ class _Walk:
         file_kind, folder_kind = EntryKind.FILE, EntryKind.DIR
         for child, mark in telling:
             name = child.name
+            if mark & _GIT and (child.kind is folder_kind or child.kind is file_kind):
+                self.landmarks.working_copies.add(directory.path)
             if child.kind is file_kind:
                 ending = self._endings.get(name[name.rfind(b".") :])
                 if ending is not None:
@@ -221,8 +228,8 @@ class _Walk:
         for rule in candidate.rules:
             if rule.only:
                 known = {name.encode() for name in rule.only}
-                foreign = (child.name for child in directory.children if child.name not in known)
-                candidate.foreign = next(foreign, None)
+                foreign = (child for child in directory.children if child.name not in known)
+                candidate.foreign = next((child.name for child in foreign if not _is_empty_file(child)), None)
 
     def _proves(self, rule: Rule, folder: bytes, names: set[bytes]) -> bool:
         proof = rule.proof
@@ -230,6 +237,16 @@ class _Walk:
             return False
         head = read_head(self._files, join(folder, proof.file.encode()), proof.bytes_needed)
         return head is not None and proof.holds(head)
+
+
+def _in_git(folder: bytes) -> bool:
+    """Whether it is a ``.git`` or lies in one: a branch may be named like a build, and all of it is history."""
+    return b"/.git/" in folder + b"/"
+
+
+def _is_empty_file(entry: FileEntry) -> bool:
+    """Whether it is a mere stamp, in which nothing can be lost."""
+    return entry.kind is EntryKind.FILE and entry.size == 0
 
 
 def _stands(pattern: str, sizes: dict[bytes, int], *, empty_counts: bool) -> bool:

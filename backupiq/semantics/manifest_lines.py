@@ -52,7 +52,12 @@ _SETUP_NAME = re.compile(r"""\bname\s{0,9}=\s{0,9}["']([^"']{1,200})["']""")
 
 
 def setup_py(data: bytes, _: str) -> Manifest:
-    """setup.py: the name, and the quoted requirements from ``install_requires`` to the end of its list."""
+    """setup.py: the name, and the quoted requirements from ``install_requires`` to the end of its list.
+
+    Many a module has that name; it must call ``setup`` of setuptools or its forerunner.
+    """
+    if b"setup(" not in data or not (b"setuptools" in data or b"distutils" in data):
+        raise ValueError("not setuptools'")
     uses: Uses = {("platform", "python"): ""}
     name, listing = "", False
     for line in lines(data):

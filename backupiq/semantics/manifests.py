@@ -14,7 +14,7 @@ import msgspec
 from backupiq.semantics import manifest_data as structured
 from backupiq.semantics import manifest_lines as plain
 from backupiq.semantics.frameworks import framework_table
-from backupiq.semantics.manifest_parsing import LIMIT, UNREADABLE, Manifest
+from backupiq.semantics.manifest_parsing import LIMIT, LONGEST_NAME, UNREADABLE, Manifest
 from backupiq.telemetry.text import printable, printable_path
 
 Reader = Callable[[bytes, str], Manifest]
@@ -28,6 +28,7 @@ class Kind(msgspec.Struct, frozen=True):
 
     ``rank`` orders the manifests of a folder: the first that gives a name names the project, and the first that gives
     the version of a framework is believed. ``once``: one such file in a folder says as much as all of them.
+    ``up``: how many levels above its folder a project would be rooted that has nothing else.
     """
 
     rank: int
@@ -35,6 +36,7 @@ class Kind(msgspec.Struct, frozen=True):
     root: bool
     limit: int = LIMIT
     once: bool = False
+    up: int = 0
 
 
 # In the order of their rank. True: the folder is a project of its own.
@@ -44,7 +46,7 @@ _EXACT: tuple[tuple[str, Reader | None, bool], ...] = (
     ("deno.json", structured.deno_json, True),
     ("pyproject.toml", structured.pyproject_toml, True),
     ("setup.cfg", plain.setup_cfg, False),
-    ("setup.py", plain.setup_py, True),
+    ("setup.py", plain.setup_py, False),
     ("Pipfile", structured.pipfile, True),
     ("Cargo.toml", structured.cargo_toml, True),
     ("go.mod", plain.go_mod, True),
@@ -99,9 +101,12 @@ _ENDINGS: tuple[tuple[str, Reader | None, bool], ...] = (
 _AFTER_ALL = len(_EXACT) + len(_ENDINGS)
 
 _REQUIREMENTS = Kind(_AFTER_ALL, plain.requirements_txt, root=False)
+_REQUIREMENTS_FOLDER = Kind(_AFTER_ALL, plain.requirements_txt, root=False, up=1)
+_ROLE = Kind(_AFTER_ALL + 1, None, root=False, up=3)
+_WORKFLOW = Kind(_AFTER_ALL + 1, None, root=False, once=True, up=2)
 _MARKER = Kind(_AFTER_ALL + 1, None, root=False)
 _DOCKER = Kind(_AFTER_ALL + 1, None, root=False)
-_WORDPRESS = Kind(_AFTER_ALL + 1, plain.wordpress_version, root=False)
+_WORDPRESS = Kind(_AFTER_ALL + 1, plain.wordpress_version, root=False, up=1)
 _PLAYBOOK = Kind(_AFTER_ALL + 2, plain.playbook, root=False, limit=YAML_LIMIT, once=True)
 _KUBERNETES = Kind(_AFTER_ALL + 3, plain.kubernetes, root=False, limit=YAML_LIMIT, once=True)
 
@@ -147,7 +152,9 @@ def kind_of(folder: bytes, name: bytes) -> Kind | None:
     if (found := endings.get(ending)) is not None:
         return found if len(name) > len(ending) else None
     if ending == b".txt":
-        return _REQUIREMENTS if name.startswith(b"requirements") or folder.endswith(b"/requirements") else None
+        if folder.endswith(b"/requirements"):
+            return _REQUIREMENTS_FOLDER
+        return _REQUIREMENTS if name.startswith(b"requirements") else None
     if name.startswith((b"Dockerfile.", b"Dockerfile-")):
         return _DOCKER
     if ending in _YAML:
@@ -164,9 +171,9 @@ def _yaml_kind(folder: bytes, name: bytes) -> Kind | None:
     if last in _PLAYBOOK_FOLDERS or name in _PLAYBOOKS:
         return _PLAYBOOK
     if last == b"tasks" and name in _ROLE_MAIN:
-        return _MARKER if above.rpartition(b"/")[0].endswith(b"/roles") else None
+        return _ROLE if above.rpartition(b"/")[0].endswith(b"/roles") else None
     if last == b"workflows" and above.endswith(b"/.github"):
-        return _MARKER
+        return _WORKFLOW
     if last in _KUBERNETES_FOLDERS or above.rpartition(b"/")[2] in _KUBERNETES_FOLDERS:
         return _KUBERNETES
     return None
@@ -203,4 +210,4 @@ def read_manifest(folder: bytes, name: bytes, data: bytes | None) -> Manifest | 
         found = None
     if found is None:
         return Manifest("", uses, root=True) if kind.root else None
-    return Manifest(printable(found.name), {**found.uses, **uses}, found.root)
+    return Manifest(printable(found.name)[:LONGEST_NAME], {**found.uses, **uses}, found.root)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from itertools import islice
 
 from backupiq.semantics.frameworks import as_frameworks, framework_table, frameworks_of
@@ -41,12 +41,13 @@ def find_projects(files: Files, landmarks: Landmarks | None = None) -> list[Proj
         told = list(reading.read_folder(folder, landmarks.manifests[folder]))
         if not told:
             continue
-        owner = None if any(manifest.root for _, manifest in told) else _owner(folder, drafts)
-        if owner is None:
-            owner = drafts[folder] = _Draft(folder)
+        root = folder
+        if not any(manifest.root for _, manifest in told):
+            root = _root_of_parts(folder, [name for name, _ in told], drafts.keys(), landmarks.working_copies)
+        draft = drafts.setdefault(root, _Draft(root))
         for name, manifest in told:
-            owner.add(folder, name, manifest)
-    return [draft.project() for draft in drafts.values()]
+            draft.add(folder, name, manifest)
+    return [drafts[root].project() for root in sorted(drafts)]
 
 
 class ProjectIndex:
@@ -62,20 +63,29 @@ class ProjectIndex:
 
 def _own_folders(landmarks: Landmarks) -> list[bytes]:
     """The folders with manifests that are not in folders of installed or rebuilt files, parents first."""
-    installed = framework_table().installed_below
+    table = framework_table()
     # Whether git tracks something there does not matter here: what others made is no project of this person.
     rebuilt = {decision.path for decision in decide(landmarks, lambda _: False) if decision.regenerable}
     return sorted(
         folder
         for folder in landmarks.manifests
-        if not any(above in rebuilt or name_of(above) in installed for above in at_and_above(folder))
+        if not any(above in rebuilt or table.is_installed(above) for above in at_and_above(folder))
     )
 
 
-def _owner(folder: bytes, drafts: dict[bytes, _Draft]) -> _Draft | None:
-    """The project above that takes the parts found in this folder."""
-    above = islice(at_and_above(folder), PART_LEVELS + 1)
-    return next((drafts[path] for path in above if path in drafts), None)
+def _root_of_parts(
+    folder: bytes, names: list[bytes], roots: Collection[bytes], working_copies: Collection[bytes]
+) -> bytes:
+    """The root of the project that what was found in this folder is a part of.
+
+    That is the nearest project above within ``PART_LEVELS``, but never one beyond the working copy of git that the
+    folder lies in; without one the working copy itself, or the folder where such parts begin.
+    """
+    for above in islice(at_and_above(folder), PART_LEVELS + 1):
+        if above in roots or above in working_copies:
+            return above
+    levels = min(kind.up for name in names if (kind := kind_of(folder, name)))
+    return next(islice(at_and_above(folder), levels, None), folder)
 
 
 @dataclasses.dataclass(slots=True)

@@ -109,8 +109,8 @@ A folder counts as one that can be made again only when **all** of this holds:
    exclude rule leaves out. *One of* stands between the names of which one is enough; *and* between those that must all
    be there.
 3. **Git tracks nothing inside.**
-4. Where the table names all that may lie in the folder (*only*), it holds nothing else directly. So a project that was
-   put into a virtual environment is kept, also when the environment is marked as a cache.
+4. Where the table names all that may lie in the folder (*only*), it holds nothing else directly but empty files. So a
+   project that was put into a virtual environment is kept, also when the environment is marked as a cache.
 
 What lies inside such a folder is not listed again. A name alone never decides: a `target` without a `Cargo.toml`, a
 `pom.xml` or a `build.sbt` beside it is a folder like any other.

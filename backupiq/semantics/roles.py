@@ -21,7 +21,8 @@ CONFIGURATION = "configuration"
 _TESTABLE = frozenset({Category.CODE, Category.WEB, Category.CONFIG, Category.DATA})
 _WRITTEN = frozenset({Category.DOCUMENT, Category.WEB})
 _TEST_ENDINGS = (b"_test", b"_spec", b"_tests", b"Test", b"Tests", b"Spec", b"TestCase")
-_SEPARATOR = os.sep.encode()
+_FOREIGN_SEPARATOR = os.sep.encode() if os.sep != "/" else b""
+"""What stands between folders besides the slash: the backslash on Windows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +58,9 @@ def role_of(path: bytes, found: FileType) -> str:
     A test is code or data in a folder of tests or named as one; documentation a README or its kin, mark-up made for it
     (Markdown, man pages, ...), or what is written in a folder of documentation; configuration is by type or by name.
     """
-    cut = path.rfind(_SEPARATOR)
+    if _FOREIGN_SEPARATOR:
+        path = path.replace(_FOREIGN_SEPARATOR, b"/")
+    cut = path.rfind(b"/")
     in_tests, in_documentation = _folder(path[:cut] if cut > 0 else b"")
     names = _names()
     name = path[cut + 1 :].lower()
@@ -76,7 +79,7 @@ def role_of(path: bytes, found: FileType) -> str:
 @functools.lru_cache(maxsize=FOLDERS_KEPT)
 def _folder(folder: bytes) -> tuple[bool, bool]:
     """Whether a folder is one of tests, and one of documentation."""
-    parts = folder.lower().split(_SEPARATOR)[1 + TOP_LEVELS :]
+    parts = folder.lower().split(b"/")[1 + TOP_LEVELS :]
     names = _names()
     return not names.test_folders.isdisjoint(parts), not names.documentation_folders.isdisjoint(parts)
 

@@ -120,11 +120,11 @@ def test_files_that_cannot_be_read_are_named_and_end_with_3(backupiq: BackupIQ, 
 
 def test_many_unreadable_files_are_told_as_fifty_and_a_number(capsys: pytest.CaptureFixture[str]) -> None:
     numbers = {field.name: 0 for field in dataclasses.fields(BackupReport) if field.type in ("int", "float")}
-    lists: dict[str, list[object]] = {"paths": [], "warnings": ["odd\nthing"], "destinations": []}
+    lists: dict[str, list[object]] = {"paths": [], "warnings": ["odd\nthing"], "destinations": [], "decisions": []}
     nothing = dict.fromkeys(("snapshot_id", "parent_id", "flow_run_id", "flow_run_name"))
     unreadable = [{"path": f"/f{n}", "reason": "no"} for n in range(60)]
     report = BackupReport(
-        **numbers, **lists, **nothing, unreadable=unreadable, repository_id="", created_repository=False
+        **numbers, **lists, **nothing, holds={}, unreadable=unreadable, repository_id="", created_repository=False
     )
     show(report, dry_run=False, json=False)
     errors = capsys.readouterr().err.splitlines()

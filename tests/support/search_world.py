@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from sqlalchemy import Engine, insert, select
+from sqlalchemy import Engine
 
 from backupiq.catalog.adding import Added, SnapshotRows, add_snapshot
-from backupiq.catalog.database import writing
-from backupiq.catalog.models import DestinationRecord, RepositoryRecord, SnapshotPlace, SnapshotRecord
+from backupiq.catalog.health import Destination, record_places
 from backupiq.catalog.rows import FileFacts, FileRow, SnapshotInfo, content_digest
 from backupiq.discovery.entry import EntryKind
 from backupiq.semantics.model import Category, FileType, Finding, Framework, GitState, Project, Severity
@@ -109,23 +108,14 @@ def fill(engine: Engine, repository: str = REPOSITORY, only: frozenset[str] | No
 
 def place(engine: Engine, repository: str, places: dict[str, list[str]]) -> None:
     """Say which destinations hold which snapshots."""
-    with writing(engine) as connection:
-        key = connection.scalars(select(RepositoryRecord.id).where(RepositoryRecord.repository_id == repository)).one()
-        ids = {}
-        for name in sorted({name for names in places.values() for name in names}):
-            kind = name.partition(":")[0] if ":" in name else "local"
-            statement = insert(DestinationRecord).values(
-                repository_id=key, name=name, kind=kind, identity="", first_seen_ns=0, last_error="", given_up=False
-            )
-            ids[name] = connection.execute(statement.returning(DestinationRecord.id)).scalar_one()
-        known = {row.hex_id: row.id for row in connection.execute(select(SnapshotRecord.hex_id, SnapshotRecord.id))}
-        rows = [
-            {"snapshot_id": known[snapshot], "destination_id": ids[name]}
-            for snapshot, names in places.items()
-            if snapshot in known
-            for name in names
-        ]
-        connection.execute(insert(SnapshotPlace), rows)
+    held = [
+        (
+            Destination(name, name.partition(":")[0] if ":" in name else "local"),
+            [snapshot for snapshot, names in places.items() if name in names],
+        )
+        for name in (LOCAL, BUCKET)
+    ]
+    record_places(engine, repository, held, NOW)
 
 
 HOME = "/home/ada"

@@ -119,14 +119,21 @@ CASES: dict[str, Case] = {
     ),
     "setup.py": (
         "/p/setup.py",
-        'setup(name="shop",\n  install_requires=["flask>=2",\n   "pandas[x]==2.1"],\n  tests=["django"])\n',
+        'import setuptools as s\ns.setup(name="shop",\n  install_requires=["flask>=2",\n   "pandas[x]==2.1"],\n'
+        '  tests=["django"])\n',
         "shop",
         {"Flask": "2", "pandas": "2.1", "Python": ""},
     ),
-    "Pipfile": ("/p/Pipfile", '[packages]\ndjango = "==4.2"\n[requires]\npython_version = "3.11"', "", {"Django": "4.2", "Python": "3.11"}),
+    "Pipfile": (
+        "/p/Pipfile",
+        '[packages]\ndjango = "==4.2"\n[requires]\npython_version = "3.11"',
+        "",
+        {"Django": "4.2", "Python": "3.11"},
+    ),
     "conda": (
         "/p/environment.yml",
-        "name: x\ndependencies:\n  - python=3.11\n  - numpy=1.26.0=py311h\n  - pytorch>=2.0\n  - pip:\n    - flask==3.0\n",
+        "name: x\ndependencies:\n  - python=3.11\n  - numpy=1.26.0=py311h\n  - pytorch>=2.0\n"
+        "  - pip:\n    - flask==3.0\n",
         "",
         {"Python": "3.11", "NumPy": "1.26.0", "PyTorch": "2.0", "Flask": "3.0"},
     ),
@@ -169,7 +176,8 @@ CASES: dict[str, Case] = {
     "Android": ("/p/AndroidManifest.xml", '<manifest xmlns:android="urn:x" package="a"/>', "", {"Android": ""}),
     "sbt": (
         "/p/build.sbt",
-        'name := "shop"\nscalaVersion := "3.3.1"\nlibraryDependencies += "com.typesafe.akka" %% "akka-actor" % "2.8.5"\n',
+        'name := "shop"\nscalaVersion := "3.3.1"\n'
+        'libraryDependencies += "com.typesafe.akka" %% "akka-actor" % "2.8.5"\n',
         "shop",
         {"Scala": "3.3.1", "Akka": "2.8.5"},
     ),
@@ -189,7 +197,8 @@ CASES: dict[str, Case] = {
     ),
     "Gemfile.lock": (
         "/p/Gemfile.lock",
-        "GEM\n  specs:\n    rails (7.1.3)\n      sinatra (= 1)\n    sinatra (4.0.0)\n\nDEPENDENCIES\n  rails (~> 7.1)\n",
+        "GEM\n  specs:\n    rails (7.1.3)\n      sinatra (= 1)\n    sinatra (4.0.0)\n"
+        "\nDEPENDENCIES\n  rails (~> 7.1)\n",
         "",
         {"Ruby": "", "Rails": "7.1.3"},
     ),
@@ -226,10 +235,16 @@ CASES: dict[str, Case] = {
         "Lib",
         {".NET": "net48", "WPF": ""},
     ),
-    "Blazor": ("/p/A.csproj", '\ufeff<Project Sdk="Microsoft.NET.Sdk.BlazorWebAssembly"/>', "A", {".NET": "", "Blazor": ""}),
+    "Blazor": (
+        "/p/A.csproj",
+        '\ufeff<Project Sdk="Microsoft.NET.Sdk.BlazorWebAssembly"/>',
+        "A",
+        {".NET": "", "Blazor": ""},
+    ),
     "Flutter": (
         "/p/pubspec.yaml",
-        'name: shop\nenvironment:\n  sdk: ">=3.2.0 <4.0.0"\n  flutter: ^3.16.0\ndependencies:\n  flutter:\n    sdk: flutter\n',
+        'name: shop\nenvironment:\n  sdk: ">=3.2.0 <4.0.0"\n  flutter: ^3.16.0\n'
+        "dependencies:\n  flutter:\n    sdk: flutter\n",
         "shop",
         {"Dart": "3.2.0", "Flutter": "3.16.0"},
     ),
@@ -246,10 +261,16 @@ CASES: dict[str, Case] = {
         "shop",
         {"Swift": "5.9", "Vapor": "4.89.0"},
     ),
-    "CocoaPods": ("/p/Podfile", "platform :ios, '14.0'\npod 'Alamofire', '~> 5.8'\n", "", {"CocoaPods": "", "iOS": "14.0", "Alamofire": "5.8"}),
+    "CocoaPods": (
+        "/p/Podfile",
+        "platform :ios, '14.0'\npod 'Alamofire', '~> 5.8'\n",
+        "",
+        {"CocoaPods": "", "iOS": "14.0", "Alamofire": "5.8"},
+    ),
     "CMake": (
         "/p/CMakeLists.txt",
-        "cmake_minimum_required(VERSION 3.16)\nproject(shop VERSION 1.2)\nfind_package(Qt6 6.5 REQUIRED)\nfind_package(Boost)\n",
+        "cmake_minimum_required(VERSION 3.16)\nproject(shop VERSION 1.2)\n"
+        "find_package(Qt6 6.5 REQUIRED)\nfind_package(Boost)\n",
         "shop",
         {"CMake": "3.16", "Qt": "6.5", "Boost": ""},
     ),
@@ -282,7 +303,7 @@ CASES: dict[str, Case] = {
     "a role": ("/p/roles/web/tasks/main.yml", "- debug:\n", "", {"Ansible": ""}),
     "GitHub Actions": ("/p/.github/workflows/ci.yml", "on: push", "", {"GitHub Actions": ""}),
     "a settings file": ("/p/angular.json", "{}", "", {"Angular": ""}),
-}  # fmt: skip
+}
 
 # Files that look alike and prove nothing.
 NOTHING: dict[str, tuple[str, str]] = {
@@ -292,6 +313,7 @@ NOTHING: dict[str, tuple[str, str]] = {
     "requirements that are prose": ("/p/requirements.md", "django"),
     "settings of tools": ("/p/setup.cfg", "[flake8]\nmax-line-length = 100\n"),
     "another manage.py": ("/p/manage.py", "print('flask')"),
+    "a module that sets something up": ("/p/setup.py", "def setup(app):\n    ...\n"),
     "another artisan": ("/p/artisan", "a person who makes things"),
     "version.php of others": ("/p/src/version.php", "$wp_version = '6.4.2';"),
     "version.php that says nothing": ("/p/wp-includes/version.php", "<?php"),
@@ -398,7 +420,10 @@ def test_hostile_content_costs_little_and_gives_at_most_a_few_frameworks(content
 
 
 def test_entities_are_refused_in_every_encoding() -> None:
-    bomb = '<?xml version="1.0" encoding="%s"?><!DOCTYPE project [<!ENTITY a "shop">]><project><artifactId>&a;</artifactId></project>'
+    bomb = (
+        '<?xml version="1.0" encoding="%s"?><!DOCTYPE project [<!ENTITY a "shop">]>'
+        "<project><artifactId>&a;</artifactId></project>"
+    )
     for encoding in ("utf-8", "utf-16", "utf-16-le", "latin-1"):
         manifest = read_manifest(b"/p", b"pom.xml", (bomb % encoding).encode(encoding))
         assert manifest is not None
@@ -459,10 +484,10 @@ def test_no_dependency_shows_two_frameworks() -> None:
 
 def test_the_frameworks_that_were_promised_are_in_the_table() -> None:
     promised = (
-        "React Vue Angular Svelte Next Nuxt Remix Astro Gatsby Express Nest Electron Django Flask FastAPI Starlette Pyramid "
-        "Tornado Streamlit Celery Prefect Airflow PyTorch TensorFlow scikit-learn Quarkus Micronaut Android Rails Sinatra "
-        "Laravel Symfony WordPress ASP.NET .NET Blazor Actix Axum Rocket Tokio Tauri Gin Echo Fiber Flutter Phoenix Docker "
-        "Kubernetes Helm Terraform Ansible Rust Go"
+        "React Vue Angular Svelte Next Nuxt Remix Astro Gatsby Express Nest Electron Django Flask FastAPI Starlette "
+        "Pyramid Tornado Streamlit Celery Prefect Airflow PyTorch TensorFlow scikit-learn Quarkus Micronaut Android "
+        "Rails Sinatra Laravel Symfony WordPress ASP.NET .NET Blazor Actix Axum Rocket Tokio Tauri Gin Echo Fiber "
+        "Flutter Phoenix Docker Kubernetes Helm Terraform Ansible Rust Go"
     )
     names = {entry.name for entry in framework_table().entries}
     assert {*promised.split(), "React Native", "Spring Boot", "Docker Compose"} <= names
@@ -477,7 +502,8 @@ def test_a_name_of_a_manifest_is_one_printable_line() -> None:
 
 MANIFEST_NAMES = st.sampled_from(sorted({split(path) for path, _, _, _ in CASES.values()}))
 WORDS = st.sampled_from(
-    b'{ } [ ] " : , = . < > / \n name version dependencies react project ${a} gem require ( ) | ~ ^ # 1 ; - \xff \x00'.split(b" ")
+    b'{ } [ ] " : , = . < > / \n name version dependencies react project ${a} gem require '
+    b'( ) | ~ ^ # 1 ; - \xff \x00'.split(b" ")
 )  # fmt: skip
 
 

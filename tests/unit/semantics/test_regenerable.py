@@ -165,7 +165,7 @@ def test_a_folder_in_which_git_tracks_something_is_kept(rule: str) -> None:
     assert decision == Decision(folder.encode(), False, rule, "Git tracks files inside it.")
 
 
-@pytest.mark.parametrize("rule", [rule for rule in RIGHT if rule_book().rules and rule != "cache-tag"])
+@pytest.mark.parametrize("rule", [rule for rule in RIGHT if rule != "cache-tag"])
 def test_without_its_evidence_the_same_folder_is_not_accepted(rule: str) -> None:
     folder, tree = RIGHT[rule]
     inside_only = {path: data for path, data in tree.items() if path.startswith(folder + "/")}
@@ -243,6 +243,18 @@ def test_a_manifest_that_exclude_rules_leave_out_proves_nothing() -> None:
 def test_an_environment_that_could_not_be_listed_completely_is_kept() -> None:
     folder, tree = RIGHT["virtual-environment"]
     assert not decisions_of(tree, incomplete=(folder,))[folder].regenerable
+
+
+def test_an_empty_stamp_in_an_environment_is_no_work_of_a_person() -> None:
+    folder, tree = RIGHT["virtual-environment"]
+    assert decisions_of({**tree, f"{folder}/.installed": b""})[folder].regenerable
+    assert not decisions_of({**tree, f"{folder}/.env": b"TOKEN=x"})[folder].regenerable
+    assert not decisions_of({**tree, f"{folder}/empty": None})[folder].regenerable
+
+
+def test_nothing_in_a_git_folder_is_a_candidate() -> None:
+    tree: Tree = {"/p/.git/refs/heads/target/x": b"x", "/p/.git/x/CACHEDIR.TAG": TAG, "/p/.github/target/x": b"x"}
+    assert list(decisions_of(tree)) == ["/p/.github/target"]
 
 
 def test_a_marker_that_cannot_be_read_proves_nothing() -> None:

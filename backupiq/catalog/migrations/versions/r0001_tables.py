@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import sqlalchemy as sa
 from alembic import op
 
@@ -206,8 +208,22 @@ def upgrade() -> None:
     )
     op.create_index("ix_findings_hash", "findings", ["hash"])
     op.create_index("ix_findings_rule", "findings", ["rule"])
+    op.create_index(
+        "ix_file_versions_ended",
+        "file_versions",
+        ["lineage_id", "last_position"],
+        **_where("last_position IS NOT NULL"),
+    )
+    op.create_index("ix_file_versions_conflict", "file_versions", ["conflict"], **_where("conflict", "conflict = 1"))
+    op.create_index(
+        "ix_file_versions_git", "file_versions", ["git"], **_where("git NOT IN ('none', 'pushed', 'internal')")
+    )
     path = "path" if op.get_bind().dialect.name == "sqlite" else sa.text("left(path, 512)")
     op.create_index("ix_file_versions_lineage_path", "file_versions", ["lineage_id", path])
+
+
+def _where(condition: str, sqlite: str = "") -> dict[str, Any]:
+    return {"postgresql_where": sa.text(condition), "sqlite_where": sa.text(sqlite or condition)}
 
 
 def downgrade() -> None:
