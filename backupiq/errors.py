@@ -382,6 +382,12 @@ class CancelledRunError(RunError):
     hint = "The next run goes on from here."
 
 
+class HookError(RunError):
+    code = "run.hook"
+    summary = "A hook before the run failed, so nothing was backed up."
+    hint = "Correct it, or take it out of the profile."
+
+
 class OrchestrationError(RunError):
     code, retryable, http_status = "run.orchestration", True, 503
     summary = "Prefect's API cannot be used."

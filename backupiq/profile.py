@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal
+import difflib
+import ntpath
+import posixpath
+import re
+import zoneinfo
+from typing import Literal, Self
+from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 
 from backupiq.repository.snapshot import CHECKPOINT_TAG
 
@@ -21,11 +27,11 @@ class Bandwidth(BaseModel):
     limit_download: int | None = Field(default=None, ge=1024, description="Most bytes to fetch in a second.")
 
 
-class BackupOptions(Bandwidth):
-    """One backup run. Paths are absolute or relative to the working folder; sizes are bytes, times seconds."""
+class BackupSettings(Bandwidth):
+    """What one backup holds, where it goes and how it is made. Sizes are bytes, times seconds."""
 
     paths: list[str] = Field(min_length=1, description="Files and folders to back up.")
-    to: list[str] = Field(min_length=1, description="Where to store them: a folder, or block:NAME.")
+    to: list[str] = Field(min_length=1, description="Where to store them: a folder, a URL, or block:NAME.")
     exclude: list[str] = Field(default=[], description="Patterns to leave out, in gitignore syntax.")
     iexclude: list[str] = Field(default=[], description="The same, ignoring upper and lower case.")
     exclude_file: list[str] = Field(default=[], description="Files holding such patterns, one a line.")
@@ -35,9 +41,6 @@ class BackupOptions(Bandwidth):
     one_file_system: bool = Field(default=False, description="Do not cross into other file systems.")
     tags: list[str] = Field(default=[], description="Tags for the snapshot.")
     host: str | None = Field(default=None, description="The snapshot's host name, when it is not this machine's.")
-    parent: str | None = Field(default=None, description="The snapshot to compare with, when it is not the newest.")
-    force: bool = Field(default=False, description="Read every file again, changed or not.")
-    dry_run: bool = Field(default=False, description="Say what would be stored, and store nothing.")
     retry_lock: float = Field(default=0.0, ge=0, description="Seconds to wait for a locked repository.")
     threads: int | None = Field(default=None, ge=1, le=64, description="Threads that read files.")
 
@@ -59,6 +62,14 @@ class BackupOptions(Bandwidth):
         if CHECKPOINT_TAG in tags:
             raise ValueError(f"the tag {CHECKPOINT_TAG!r} marks snapshots that a run replaces at its end; take another")
         return tags
+
+
+class BackupOptions(BackupSettings):
+    """One backup run. Paths are absolute or relative to the working folder; sizes are bytes, times seconds."""
+
+    parent: str | None = Field(default=None, description="The snapshot to compare with, when it is not the newest.")
+    force: bool = Field(default=False, description="Read every file again, changed or not.")
+    dry_run: bool = Field(default=False, description="Say what would be stored, and store nothing.")
 
 
 class RestoreOptions(Bandwidth):
@@ -90,3 +101,228 @@ class HealOptions(Bandwidth):
     dry_run: bool = Field(default=False, description="Say what would be copied, and copy nothing.")
     read_data: bool = Field(default=False, description="Read every pack too, not only names and sizes.")
     retry_lock: float = Field(default=0.0, ge=0, description="Seconds to wait for a locked repository.")
+
+
+# --- profiles ------------------------------------------------------------------------------------------------------
+
+PROFILE_NAME = re.compile(r"[a-z0-9]+(?:-[a-z0-9]+)*")
+MOST_NAME = 64
+MOST_COMMANDS = 20
+COMMAND_SECONDS, WEBHOOK_SECONDS = 60.0, 10.0
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")  # as the storage factory tells URLs and blocks from paths
+_CRON_NAMES = {
+    "month": ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"),
+    "day of the week": ("sun", "mon", "tue", "wed", "thu", "fri", "sat"),
+}
+_CRON_FIELDS = (("minute", 0, 59), ("hour", 0, 23), ("day", 1, 31), ("month", 1, 12), ("day of the week", 0, 7))
+
+
+class ProfileBackup(BackupSettings):
+    """The settings of a backup that means the same from every working folder: paths are absolute or begin with ~."""
+
+    @field_validator("paths", "exclude_file")
+    @classmethod
+    def _absolute(cls, paths: list[str]) -> list[str]:
+        for number, path in enumerate(paths):
+            if not is_fixed(path):
+                raise ValueError(f"number {number + 1} is no absolute path; begin it with / or ~/")
+        return paths
+
+    @field_validator("to")
+    @classmethod
+    def _anywhere(cls, to: list[str]) -> list[str]:
+        for number, destination in enumerate(to):
+            if not _SCHEME.match(destination) and not is_fixed(destination):
+                raise ValueError(
+                    f"number {number + 1} is no destination; write a folder's absolute path, a URL such as "
+                    "s3://bucket/prefix, or block:NAME"
+                )
+        return to
+
+
+class ProfileKey(BaseModel):
+    """Where the repository's password comes from: one of the three, or none for the one kept for the destination."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    key_block: str | None = Field(default=None, description="Name of the RepositoryKey block that holds the password.")
+    password_file: str | None = Field(default=None, description="The file that holds it, absolute.")
+    password_command: str | None = Field(default=None, description="The command that prints it; it runs without shell.")
+
+    @field_validator("password_file")
+    @classmethod
+    def _absolute(cls, path: str | None) -> str | None:
+        if path is not None and not is_fixed(path):
+            raise ValueError("this is no absolute path; begin it with / or ~/")
+        return path
+
+    @model_validator(mode="after")
+    def _one(self) -> Self:
+        if sum(value is not None for value in (self.key_block, self.password_file, self.password_command)) > 1:
+            raise ValueError("give one of key_block, password_file and password_command, not several")
+        return self
+
+
+class Schedule(BaseModel):
+    """When the profile's deployment runs."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    cron: str = Field(
+        max_length=200,
+        description="Minute, hour, day, month and day of the week: 30 2 * * * is half past two every night."
+    )
+    timezone: str = Field(default="UTC", description="The time zone of that hour, such as Europe/Berlin.")
+
+    @field_validator("cron")
+    @classmethod
+    def _five_fields(cls, cron: str) -> str:
+        check_cron(cron)
+        return " ".join(cron.split())
+
+    @field_validator("timezone")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        try:
+            zoneinfo.ZoneInfo(name)
+        except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):
+            near = difflib.get_close_matches(name[:100], zoneinfo.available_timezones(), n=1, cutoff=0.5)
+            hint = f"did you mean {near[0]}?" if near else "write one such as Europe/Berlin or UTC"
+            raise ValueError(f"there is no such time zone; {hint}") from None
+        return name
+
+
+class CommandHook(BaseModel):
+    """A program that runs before or after a backup, without a shell."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    command: list[str] = Field(min_length=1, description="The program and each of its arguments.")
+    time_limit: float = Field(
+        default=COMMAND_SECONDS, gt=0, le=86_400, description="Seconds after which it and what it started is ended."
+    )
+
+    @field_validator("command")
+    @classmethod
+    def _runnable(cls, command: list[str]) -> list[str]:
+        if not command[0].strip() or any("\0" in part for part in command):
+            raise ValueError(
+                'the program is empty or holds a NUL; write for example ["pg_dump", "-f", "/dump", "shop"]'
+            )
+        return command
+
+
+class Webhooks(BaseModel):
+    """URLs that are called. They hold tokens, so they are kept and shown as secrets."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    ping: SecretStr | None = Field(
+        default=None,
+        description="A URL of healthchecks.io or its kind: called with /start at the beginning, as it is after a run "
+        "without any problem, with /fail after any other.",
+    )
+    before: SecretStr | None = Field(default=None, description="Called before the run, which it stops when it fails.")
+    after: SecretStr | None = Field(default=None, description="Called after the run, whatever became of it.")
+    on_failure: SecretStr | None = Field(default=None, description="Called after a run that failed.")
+    method: Literal["POST", "GET"] = Field(default="POST", description="POST sends the run's facts as JSON.")
+    time_limit: float = Field(default=WEBHOOK_SECONDS, gt=0, le=300, description="Seconds for each of three tries.")
+
+    @field_validator("ping", "before", "after", "on_failure")
+    @classmethod
+    def _web(cls, url: SecretStr | None) -> SecretStr | None:
+        if url is not None and not is_web_url(url.get_secret_value()):
+            raise ValueError("this is no URL that can be called; write http://HOST/... or https://HOST/...")
+        return url
+
+
+class Hooks(BaseModel):
+    """What runs around a backup."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    before: list[CommandHook] = Field(
+        default=[], max_length=MOST_COMMANDS, description="Before the run; the first that fails stops it."
+    )
+    after: list[CommandHook] = Field(
+        default=[], max_length=MOST_COMMANDS, description="After the run, also a failed one, when all before succeeded."
+    )
+    on_failure: list[CommandHook] = Field(
+        default=[], max_length=MOST_COMMANDS, description="After a run that failed, or that a hook before it stopped."
+    )
+    webhooks: Webhooks = Field(default=Webhooks(), description="URLs that are called at these times.")
+
+
+class ProfileSettings(BaseModel):
+    """All of a profile but its name."""
+
+    backup: ProfileBackup = Field(description="What to back up, where to and how.")
+    key: ProfileKey = Field(default=ProfileKey(), description="Where the repository's password comes from.")
+    schedule: Schedule | None = Field(default=None, description="When it runs by itself.")
+    hooks: Hooks = Field(default=Hooks(), description="What runs before and after, and when it fails.")
+
+
+class Profile(ProfileSettings):
+    """A backup that has a name: what, where to, how, when, and what runs around it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str = Field(description="Lower-case letters, digits and '-'.")
+
+    @field_validator("name")
+    @classmethod
+    def _plain(cls, name: str) -> str:
+        if len(name) > MOST_NAME or PROFILE_NAME.fullmatch(name) is None:
+            raise ValueError(f"a name is made of up to {MOST_NAME} lower-case letters, digits and '-' between them")
+        return name
+
+
+def is_fixed(path: str) -> bool:
+    """Whether a path means the same from every working folder: absolute on any system, or below a home folder."""
+    return "\0" not in path and (posixpath.isabs(path) or ntpath.isabs(path) or path.startswith("~"))
+
+
+def is_web_url(text: str) -> bool:
+    """Whether it is an ``http`` or ``https`` URL with a host and nothing that a URL may not hold."""
+    try:
+        parts = urlsplit(text)
+        _ = parts.port  # raises where it is no number
+    except ValueError:
+        return False
+    return parts.scheme in ("http", "https") and bool(parts.hostname) and text.isprintable() and " " not in text
+
+
+def check_cron(text: str) -> None:
+    """Five fields of numbers, names, ranges, steps and lists; ValueError says which field is wrong and what it takes.
+
+    Prefect's scheduler takes everything that passes here.
+    """
+    fields = text.lower().split()
+    if len(fields) != len(_CRON_FIELDS):
+        raise ValueError("write five fields: minute, hour, day, month, day of the week; for example 30 2 * * *")
+    for field, (what, least, most) in zip(fields, _CRON_FIELDS, strict=True):
+        if not all(_is_cron_item(item, what, least, most) for item in field.split(",")):
+            names = _CRON_NAMES.get(what)
+            also = f", names ({names[0]} to {names[-1]})" if names else ""
+            raise ValueError(f"the {what} takes {least} to {most}{also}, *, ranges (1-5), steps (*/15), lists (1,3)")
+
+
+def _is_cron_item(item: str, what: str, least: int, most: int) -> bool:
+    span, slash, step = item.partition("/")
+    if slash and not (re.fullmatch(r"[0-9]{1,2}", step) and 1 <= int(step) <= most):
+        return False
+    if span == "*":
+        return True
+    first, dash, last = span.partition("-")
+    if slash and not dash:
+        return False
+    begin = _cron_number(first, what, least, most)
+    end = _cron_number(last, what, least, most) if dash else begin
+    return begin is not None and end is not None and begin <= end
+
+
+def _cron_number(text: str, what: str, least: int, most: int) -> int | None:
+    names = _CRON_NAMES.get(what, ())
+    if text in names:
+        return names.index(text) + least
+    return int(text) if re.fullmatch(r"[0-9]{1,2}", text) and least <= int(text) <= most else None

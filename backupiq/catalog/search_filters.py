@@ -13,7 +13,21 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import BindParameter, Connection, Integer, and_, bindparam, exists, false, func, not_, or_, select, true
+from sqlalchemy import (
+    BindParameter,
+    Connection,
+    Integer,
+    and_,
+    bindparam,
+    exists,
+    false,
+    func,
+    literal_column,
+    not_,
+    or_,
+    select,
+    true,
+)
 
 from backupiq.catalog.models import (
     INDEXED_PATH,
@@ -28,6 +42,7 @@ from backupiq.catalog.query_fields import Span, Value, suggestion
 from backupiq.catalog.query_paths import has_wildcards, literal_prefix, path_regex, words_of_pattern
 from backupiq.catalog.search_places import Clause, Make, begins, held_by, in_newest, in_snapshot
 from backupiq.discovery.entry import EntryKind
+from backupiq.semantics.model import GitState
 from backupiq.telemetry.text import printable
 
 _OPEN = FileVersion.__table__.alias("open_version")
@@ -111,25 +126,37 @@ def _within(column: Any, value: Value) -> Clause:
     return and_(true(), *limits)
 
 
-def _words(column: str) -> Callable[[Connection, Condition, Filters], None]:
-    def add(_: Connection, condition: Condition, filters: Filters) -> None:
-        filters.by_version.append(_turned(condition, lambda v: getattr(v, column).in_(_texts(condition))))
-
-    return add
+def _category(_: Connection, condition: Condition, filters: Filters) -> None:
+    filters.by_version.append(_turned(condition, lambda v: v.category.in_(_texts(condition))))
 
 
-def _yes_no(column: str) -> Callable[[Connection, Condition, Filters], None]:
-    def add(_: Connection, condition: Condition, filters: Filters) -> None:
-        wanted = {text == "yes" for text in _texts(condition)}
-        filters.by_version.append(
-            _turned(condition, lambda v: or_(false(), *(getattr(v, column).is_(value) for value in sorted(wanted))))
-        )
-        if column == "conflict" and wanted != {condition.negated}:
-            return
-        if column == "conflict":
-            filters.narrowings.append(lambda v: v.conflict == literal_column("1"))
+def _git(_: Connection, condition: Condition, filters: Filters) -> None:
+    given = set(_texts(condition))
+    states = {str(state) for state in GitState if (state in given) != condition.negated}
+    filters.by_version.append(lambda v: v.git.in_(sorted(states)))
+    if not states & set(_USUAL_STATES):
+        # Word for word as the index has it: SQLite takes one of some rows only for the same condition.
+        usual = [literal_column(f"'{state}'") for state in _USUAL_STATES]
+        filters.narrowings.append(lambda v: and_(v.git.in_(sorted(states)), v.git.not_in(usual)))
 
-    return add
+
+_USUAL_STATES = (GitState.NONE, GitState.PUSHED, GitState.INTERNAL)
+
+
+def _asked(condition: Condition) -> list[bool]:
+    """What yes and no come to: [True], [False], both or neither."""
+    answers = {text == "yes" for text in _texts(condition)}
+    return sorted({True, False} - answers if condition.negated else answers)
+
+
+def _regenerable(_: Connection, condition: Condition, filters: Filters) -> None:
+    filters.by_version.append(lambda v: or_(false(), *(v.regenerable.is_(answer) for answer in _asked(condition))))
+
+
+def _conflict(_: Connection, condition: Condition, filters: Filters) -> None:
+    filters.by_version.append(lambda v: or_(false(), *(v.conflict.is_(answer) for answer in _asked(condition))))
+    if _asked(condition) == [True]:
+        filters.narrowings.append(lambda v: v.conflict == literal_column("1"))
 
 
 # --- names that the catalog knows -----------------------------------------------------------------------------------
@@ -311,18 +338,15 @@ def _only_at(connection: Connection, condition: Condition, filters: Filters) -> 
 
 
 def _deleted(connection: Connection, condition: Condition, filters: Filters) -> None:
-    wanted = {text == "yes" for text in _texts(condition)}
+    asked = _asked(condition)
 
     def make(version: Any) -> Clause:
-        return or_(
-            false(),
-            *(
-                not_(still_there(connection, version)) if gone else still_there(connection, version)
-                for gone in sorted(wanted)
-            ),
-        )
+        there = still_there(connection, version)
+        return or_(false(), *(not_(there) if gone else there for gone in asked))
 
-    filters.by_path.append(_turned(condition, make))
+    filters.by_path.append(make)
+    if asked == [True]:
+        filters.narrowings.append(lambda v: v.last_position.is_not(None))
 
 
 def still_there(connection: Connection, version: Any) -> Clause:
@@ -333,7 +357,7 @@ def still_there(connection: Connection, version: Any) -> Clause:
 
 
 _MAKERS: dict[str, Callable[[Connection, Condition, Filters], None]] = {
-    "category": _words("category"),
+    "category": _category,
     "language": _language,
     "framework": _framework,
     "project": _project,
@@ -349,8 +373,8 @@ _MAKERS: dict[str, Callable[[Connection, Condition, Filters], None]] = {
     "ext": _extension,
     "at": _at,
     "only-at": _only_at,
-    "regenerable": _yes_no("regenerable"),
-    "git": _words("git"),
-    "conflict": _yes_no("conflict"),
+    "regenerable": _regenerable,
+    "git": _git,
+    "conflict": _conflict,
     "deleted": _deleted,
 }

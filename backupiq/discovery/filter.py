@@ -24,7 +24,8 @@ from backupiq.discovery.rules import ExcludeRules, PatternLine, Rule
 from backupiq.errors import ConfigurationError
 
 CACHE_TAG = b"CACHEDIR.TAG"
-CACHE_SIGNATURE = b"Signature: 8a477f597d28d172789f06886e8085d9"
+CACHE_SIGNATURE = b"Signature: 8a477f597d28d172789f06886806bc55"
+"""The specification's, which is the MD5 of ``.IsCacheDirectory`` (Cache Directory Tagging Specification, section 1)."""
 
 # A hostile tree could carry a pattern file in each of a thousand nested folders.
 MAX_PATTERNS_IN_FORCE = 20_000

@@ -6,10 +6,14 @@ import dataclasses
 import heapq
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from backupiq.semantics.model import Category, FileType, Project
+from backupiq.telemetry.text import printable_path
 
 MOST_LISTED = 10
+MOST_AMOUNTS = 50
+"""Rows of each list of amounts that `to_dict` gives."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -123,3 +127,23 @@ def _amounts(files: Counter[str], sizes: Counter[str]) -> list[Amount]:
         Amount(name, count, sizes[name])
         for name, count in sorted(files.items(), key=lambda item: (-sizes[item[0]], item[0]))
     ]
+
+
+def to_dict(summary: Summary) -> dict[str, Any]:
+    """The summary as plain JSON values: sizes in bytes, paths escaped for printing, at most `MOST_AMOUNTS` rows a list."""
+
+    def amounts(found: Sequence[Amount]) -> list[dict[str, Any]]:
+        return [{"name": each.name, "files": each.files, "bytes": each.bytes} for each in found[:MOST_AMOUNTS]]
+
+    return {
+        "categories": amounts(summary.categories),
+        "languages": amounts(summary.languages),
+        "frameworks": amounts(summary.frameworks),
+        "projects": amounts(summary.projects),
+        "largest": [{"path": printable_path(path), "bytes": size} for path, size in summary.largest],
+        "secrets": [
+            {"path": printable_path(each.path), "secrets": each.secrets, "rules": list(each.rules)}
+            for each in summary.riskiest
+        ],
+        "regenerable": {"files": summary.regenerable.files, "bytes": summary.regenerable.bytes},
+    }

@@ -31,7 +31,9 @@ _FACTS = (
 )  # fmt: skip
 
 
-def snapshot(number: int, *, host: str = "laptop", tags: Iterable[str] = (), time_ns: int | None = None) -> SnapshotInfo:
+def snapshot(
+    number: int, *, host: str = "laptop", tags: Iterable[str] = (), time_ns: int | None = None
+) -> SnapshotInfo:
     """A snapshot of /home, the ``number``th of its lineage."""
     when = number * 1_000 if time_ns is None else time_ns
     return SnapshotInfo(f"{number:064x}", when, host, "anna", ("/home",), tuple(tags), f"{number:064x}")
@@ -96,7 +98,15 @@ def _versions(connection: Connection, spans: Mapping[int, list[tuple[int, str]]]
         facts = tuple(getattr(row, name) for name in _FACTS)
         still_there = row.last_position is None
         shown.append(
-            (row.lineage, *identity, _held_by(row, spans), still_there, facts, row.raw_root or b"", findings.get(row.id))
+            (
+                row.lineage,
+                *identity,
+                _held_by(row, spans),
+                still_there,
+                facts,
+                row.raw_root or b"",
+                findings.get(row.id),
+            )
         )
     return sorted(shown, key=repr)
 
@@ -143,6 +153,7 @@ def is_sound(catalog: Catalog) -> bool:
     with catalog.engine.connect() as connection:
         connection.execute(text("INSERT INTO file_search(file_search, rank) VALUES ('integrity-check', 1)"))
         connection.rollback()
-        return bool(connection.execute(text("PRAGMA integrity_check(1)")).scalar() == "ok") and not connection.execute(
-            text("PRAGMA foreign_key_check")
-        ).all()
+        return (
+            bool(connection.execute(text("PRAGMA integrity_check(1)")).scalar() == "ok")
+            and not connection.execute(text("PRAGMA foreign_key_check")).all()
+        )

@@ -304,14 +304,15 @@ def indexed(text: str) -> bool:
     return words or bool(fields - NOT_INDEXED)
 
 
-NOT_INDEXED = {"category", "only-at", "at", "regenerable", "git", "conflict", "deleted", "snapshot", "host"}
+NOT_INDEXED = {"category", "only-at", "at", "regenerable", "snapshot", "host"}
 """Fields whose values are seldom selective."""
 
 
 @pytest.mark.parametrize("text", list(filter(indexed, world.ANSWERS)))
 def test_a_selective_query_reads_no_table_of_files_from_end_to_end(engine: Engine, text: str) -> None:
     lines = plans_of(engine, text)
-    assert [line for line in lines if re.match(r"SCAN (file_versions|newer|open_version|other)", line)] == []
+    scanned = [line for line in lines if re.match(r"SCAN (file_versions|newer|open_version|other)", line)]
+    assert set(scanned) <= {"SCAN file_versions USING COVERING INDEX ix_file_versions_ended"}  # of some rows only
     newer = {line for line in lines if line.startswith("SEARCH newer")}
     assert newer == {"SEARCH newer USING INDEX ix_file_versions_lineage_path (lineage_id=? AND path=?)"}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import subprocess
@@ -283,6 +284,11 @@ def test_a_pattern_made_to_take_for_ever_does_not(tmp_path, run_walk):
     evil = "*a" * 100 + "*b"
     rules = ExcludeRules(patterns=(evil, "/".join(["**"] + ["*a*a*a*b"] * 20), f"**/{evil}/**"), iexclude=(evil,))
     assert len(run_walk(tmp_path, rules=rules).names) == 3
+
+
+def test_the_signature_of_caches_is_that_of_the_specification() -> None:
+    digest = hashlib.md5(b".IsCacheDirectory", usedforsecurity=False).hexdigest()
+    assert f"Signature: {digest}".encode() == CACHE_SIGNATURE
 
 
 def test_of_a_cache_folder_only_the_tag_is_kept(tmp_path, run_walk):
