@@ -7,7 +7,7 @@ import ntpath
 import posixpath
 import re
 import zoneinfo
-from typing import Literal, Self
+from typing import Any, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
@@ -149,6 +149,11 @@ class ProfileKey(BaseModel):
     password_file: str | None = Field(default=None, description="The file that holds it, absolute.")
     password_command: str | None = Field(default=None, description="The command that prints it; it runs without shell.")
 
+    @field_validator("key_block", "password_file", "password_command", mode="before")
+    @classmethod
+    def _left_open(cls, value: Any) -> Any:
+        return None if value == "" else value  # a field of a form that was left empty
+
     @field_validator("password_file")
     @classmethod
     def _absolute(cls, path: str | None) -> str | None:
@@ -227,6 +232,11 @@ class Webhooks(BaseModel):
     on_failure: SecretStr | None = Field(default=None, description="Called after a run that failed.")
     method: Literal["POST", "GET"] = Field(default="POST", description="POST sends the run's facts as JSON.")
     time_limit: float = Field(default=WEBHOOK_SECONDS, gt=0, le=300, description="Seconds for each of three tries.")
+
+    @field_validator("ping", "before", "after", "on_failure", mode="before")
+    @classmethod
+    def _left_open(cls, value: Any) -> Any:
+        return None if value == "" else value
 
     @field_validator("ping", "before", "after", "on_failure")
     @classmethod

@@ -66,16 +66,18 @@ SELECTIVE = {
     "an extension few files have": "ext:cob",
     "a folder": "path:/home/ada/{project}/**",
     "a pattern": "{rare7}*.py",
-    "size": "size:>3G",
+    "size": "size:>100M",
     "secrets": "secret:any {common}",
     "very important": "importance:>98",
-    "deleted": "deleted:yes {rare}",
+    "a deleted file": "deleted:yes {rare}",
+    "changed outside of git": "git:modified",
 }
 BROAD = {
     "a frequent word": "src",
     "a category": "category:document",
     "a frequent language": "language:python importance:>50",
     "changed lately": "changed:<90d",
+    "all deleted files": "deleted:yes",
     "only at one destination": "only-at:s3",
 }
 
@@ -125,7 +127,7 @@ class World:
                     FileFacts(
                         FileType(language, category, "text/plain", "extension", 90),
                         importance=min(step * 5 + (4 if secret else 0), 100),
-                        git=GitState.PUSHED,
+                        git=GitState.MODIFIED if secret else GitState.PUSHED,
                         findings=(found,) if secret else (),
                     )
                     for secret in (False, True)

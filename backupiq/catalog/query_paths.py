@@ -1,8 +1,8 @@
 """Patterns of paths (``path:/home/*/projects/**``): as regular expressions, and what an index can know of them. Pure.
 
-``*`` and ``?`` stay inside one name, ``[abc]`` is one character, ``**`` passes through folders. A pattern that begins
-with ``/`` begins at the root; any other may begin at every name. A pattern without wildcards means that file or folder
-and all that lies below it.
+``*`` and ``?`` stay inside one name, ``[abc]`` is one character, ``**`` as a name passes through folders. A pattern
+that begins with ``/`` begins at the root; any other may begin at every name. A pattern without wildcards means that
+file or folder and all that lies below it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import re
 
 from backupiq.catalog.query import Phrase
 
-_WILDCARD = re.compile(r"(\*\*|\*|\?|\[[!^]?\]?[^\]]*\])", re.DOTALL)
+_WILDCARD = re.compile(r"(\*+|\?|\[[!^]?\]?[^\]/]*\])")
 _WORD = re.compile(r"[0-9A-Za-z]+", re.ASCII)
 _LAST_CHARACTER = 0x10FFFF
 _SURROGATES = 0xD800, 0xDFFF
@@ -22,27 +22,57 @@ def has_wildcards(pattern: str) -> bool:
     return _WILDCARD.search(pattern) is not None
 
 
-def path_regex(pattern: str) -> str:
-    """The regular expression of the whole path; it means the same to Python's ``re`` and to PostgreSQL."""
-    begin = r"(?s)\A" if pattern.startswith("/") else r"(?s)(?:\A|/)"
+def path_regex(pattern: str, *, atomic: bool = True) -> str:
+    """The regular expression of the whole path. With ``atomic`` it is for Python, and no path takes it long to match:
+    where a wildcard is followed by another one, the first place that fits is as good as any. Without it is the same for
+    PostgreSQL, whose matching never goes back and which has no atomic groups.
+    """
+    pattern = _plain(pattern)
     if not has_wildcards(pattern):
-        return f"{begin}{_escape(pattern.rstrip('/'))}(?:/.*)?\\Z"
-    # "/**/" also stands for one slash, "/**" at the end for all that lies below.
-    stretches = pattern.split("/**/")
-    return begin + "/(?:.*/)?".join(_stretch(stretch) for stretch in stretches) + r"\Z"
+        begin = r"(?s)\A" if pattern.startswith("/") or not pattern else "(?s)/"
+        return f"{begin}{_escape(pattern)}(?:/.*)?\\Z"
+    once = "(?>" if atomic else "(?:"
+    names = pattern.split("/")
+    # Paths begin with a slash, so what may begin at every name begins after any number of folders.
+    names = names[1:] if pattern.startswith("/") else ["**", *names]
+    stretches: list[list[str]] = [[]]
+    for name in names:
+        if name == "**":
+            stretches.append([])
+        else:
+            stretches[-1].append(name)
+    first, *others = ("/".join(_name(name, once) for name in stretch) for stretch in stretches)
+    regex = r"(?s)\A" + (f"/{first}" if first else "")
+    for number, stretch in enumerate(others, 1):
+        last = number == len(others)
+        if stretch:
+            regex += f"/(?:.*/)?{stretch}" if last else f"{once}/(?:.*?/)??{stretch}(?=/))"
+        elif last:
+            regex += "/.*"
+    return regex + r"\Z"
 
 
-def _stretch(text: str) -> str:
-    if text.startswith("**/"):
-        return "(?:.*/)?" + _stretch(text[3:])
-    return "".join(_part(part) for part in _WILDCARD.split(text))
+def _plain(pattern: str) -> str:
+    """Without empty names and the slash at its end, as paths are."""
+    return re.sub("/+", "/", pattern).rstrip("/")
+
+
+def _name(pattern: str, once: str) -> str:
+    """The pattern of one name in a path."""
+    pieces = [""]
+    for part in _WILDCARD.split(pattern):
+        if part.startswith("*"):
+            pieces.append("")
+        else:
+            pieces[-1] += _part(part)
+    first, *others = pieces
+    if not others:
+        return first
+    between = "".join(f"{once}[^/]*?{piece})" for piece in others[:-1] if piece)
+    return rf"{first}{between}[^/]*{others[-1]}(?=/|\Z)"
 
 
 def _part(part: str) -> str:
-    if part == "**":
-        return ".*"
-    if part == "*":
-        return "[^/]*"
     if part == "?":
         return "[^/]"
     if len(part) > 2 and part.startswith("[") and part.endswith("]"):
@@ -77,9 +107,10 @@ def literal_prefix(pattern: str) -> str:
     """What every path of the pattern begins with; empty for one that may begin anywhere."""
     if not pattern.startswith("/"):
         return ""
+    pattern = _plain(pattern)
     found = _WILDCARD.search(pattern)
     if found is None:
-        return pattern.rstrip("/")
+        return pattern
     prefix = pattern[: found.start()]
     return prefix[:-1] if pattern.startswith("/**/", found.start() - 1) else prefix
 

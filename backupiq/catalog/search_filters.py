@@ -41,14 +41,12 @@ from backupiq.catalog.query import Condition, Phrase, Query, split_words
 from backupiq.catalog.query_fields import Span, Value, suggestion
 from backupiq.catalog.query_paths import has_wildcards, literal_prefix, path_regex, words_of_pattern
 from backupiq.catalog.search_places import Clause, Make, begins, held_by, in_newest, in_snapshot
+from backupiq.catalog.search_words import Alternatives
 from backupiq.discovery.entry import EntryKind
 from backupiq.semantics.model import GitState
 from backupiq.telemetry.text import printable
 
 _OPEN = FileVersion.__table__.alias("open_version")
-
-Alternatives = tuple[tuple[Phrase, ...], ...]
-"""Any of the tuples; all phrases of it."""
 
 _OF_FILES = frozenset(
     {"category", "language", "importance", "changed", "before", "after", "size", "secret", "ext", "git", "conflict"}
@@ -136,7 +134,7 @@ def _git(_: Connection, condition: Condition, filters: Filters) -> None:
     filters.by_version.append(lambda v: v.git.in_(sorted(states)))
     if not states & set(_USUAL_STATES):
         # Word for word as the index has it: SQLite takes one of some rows only for the same condition.
-        usual = [literal_column(f"'{state}'") for state in _USUAL_STATES]
+        usual: list[Any] = [literal_column(f"'{state}'") for state in _USUAL_STATES]
         filters.narrowings.append(lambda v: and_(v.git.in_(sorted(states)), v.git.not_in(usual)))
 
 
@@ -265,9 +263,10 @@ def _secret(connection: Connection, condition: Condition, filters: Filters) -> N
 
 def _path(connection: Connection, condition: Condition, filters: Filters) -> None:
     patterns = _texts(condition)
+    atomic = connection.dialect.name == "sqlite"  # there Python does the matching
 
     def make(version: Any) -> Clause:
-        return or_(*(_one_pattern(version.path, pattern) for pattern in patterns))
+        return or_(*(_one_pattern(version.path, pattern, atomic=atomic) for pattern in patterns))
 
     filters.by_path.append(_turned(condition, make))
     if condition.negated:
@@ -282,11 +281,11 @@ def _path(connection: Connection, condition: Condition, filters: Filters) -> Non
         filters.narrowings.append(lambda v: and_(v.lineage_id.in_(lineages), begins(v.path, prefix)))
 
 
-def _one_pattern(path: Any, pattern: str) -> Clause:
+def _one_pattern(path: Any, pattern: str, *, atomic: bool) -> Clause:
     if not has_wildcards(pattern) and pattern.startswith("/"):
-        folder = pattern.rstrip("/")
+        folder = literal_prefix(pattern)
         return or_(path == (folder or "/"), begins(path, folder + "/"))
-    fits = path.regexp_match(path_regex(pattern))
+    fits = path.regexp_match(path_regex(pattern, atomic=atomic))
     prefix = literal_prefix(pattern)
     return and_(begins(path, prefix), fits) if prefix else fits
 

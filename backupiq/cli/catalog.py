@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable
 from contextlib import closing
@@ -12,7 +13,8 @@ import typer
 
 from backupiq.cli.options import Json, KeyBlock, NoLock, PasswordCommand, PasswordFile, Quiet, Repo, RetryLock
 from backupiq.cli.output import human_time, note, print_json, print_line
-from backupiq.cli.session import Access, opened, run_async
+from backupiq.cli.session import Access, choose_destinations, opened, run_async
+from backupiq.state import forget_uncatalogued
 
 if TYPE_CHECKING:
     from backupiq.catalog.rows import SnapshotInfo
@@ -137,11 +139,16 @@ def _fill(access: Access, open_catalog: Callable[[], Catalog], *, anew: bool, qu
         if not (quiet or json):
             note(f"snapshot {info.hex_id[:8]} of {human_time(info.time_ns)} ({number} of {total})")
 
+    destinations = choose_destinations(access.repo)
+    access = dataclasses.replace(access, repo=destinations)
+
     async def main() -> UpdateReport:
         fill = rebuild_catalog if anew else update_catalog
         async with opened(access) as repository:
             with closing(open_catalog()) as catalog:
-                return await fill(catalog, repository, _analyzer(repository), now_ns=time.time_ns(), tell=tell)
+                done = await fill(catalog, repository, _analyzer(repository), now_ns=time.time_ns(), tell=tell)
+            forget_uncatalogued(destinations)
+            return done
 
     _show(run_async(main()), json=json)
 

@@ -51,9 +51,12 @@ def find(
     versions: Annotated[
         bool, typer.Option("--versions", help="Show every version that fits, not only the newest of each file.")
     ] = False,
+    update: Annotated[
+        bool, typer.Option("--update/--no-update", help="Bring snapshots made here into the catalog first.")
+    ] = True,
     json: Json = False,
 ) -> None:
-    """Find files in all snapshots by their path and by what they are; reads only the catalog, needs no password.
+    """Find files in all snapshots by their path and by what they are, from the catalog on this machine.
 
     Put a query with > or < or * in quotes, for the shell: backupiq find 'category:document changed:<7d'.
     """
@@ -67,6 +70,10 @@ def find(
         print_line(context.get_help())
         return
     asked = parse_query(" ".join(query), now_ns=time.time_ns(), zone=None)
+    if update:
+        from backupiq.cli.catching_up import catch_up
+
+        catch_up()
     with Catalog.open(create=False) as catalog:
         found = search(catalog.engine, asked, limit=limit, sort=Sort(sort.value), every_version=versions)
     if json:

@@ -130,7 +130,7 @@ def _amounts(files: Counter[str], sizes: Counter[str]) -> list[Amount]:
 
 
 def to_dict(summary: Summary) -> dict[str, Any]:
-    """The summary as plain JSON values: sizes in bytes, paths escaped for printing, at most `MOST_AMOUNTS` rows a list."""
+    """The summary as plain JSON values: sizes in bytes, paths escaped, at most `MOST_AMOUNTS` amounts of each sort."""
 
     def amounts(found: Sequence[Amount]) -> list[dict[str, Any]]:
         return [{"name": each.name, "files": each.files, "bytes": each.bytes} for each in found[:MOST_AMOUNTS]]

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from backupiq.catalog.store import Catalog
+from tests.catalog.contents import empty_catalog
 from tests.support.servers.postgres import PostgreSQL
 
 
@@ -37,7 +38,14 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 
 @pytest.fixture
-def catalog(url: str) -> Iterator[Catalog]:
+def either(url: str) -> Iterator[Catalog]:
     """An empty catalog on each kind of database in turn."""
     with Catalog.open(url) as opened:
+        yield opened
+
+
+@pytest.fixture
+def catalog(tmp_path: Path) -> Iterator[Catalog]:
+    """An empty catalog in a file."""
+    with empty_catalog(tmp_path) as opened:
         yield opened

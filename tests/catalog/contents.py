@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+import tempfile
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, select, text
@@ -42,6 +45,20 @@ def snapshot(
 def row(path: bytes, content: bytes | None = b"c" * 16, *, size: int = 1, mtime_ns: int = 1, **facts: Any) -> FileRow:
     """A file."""
     return FileRow(path, 0, size, mtime_ns, content, FileFacts(**{"type": PYTHON, **facts}))
+
+
+@functools.cache
+def _empty_file() -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "empty.sqlite3"
+        Catalog.open(f"sqlite:///{path}").close()
+        return path.read_bytes()
+
+
+def empty_catalog(folder: Path, name: str = "catalog.sqlite3") -> Catalog:
+    """An empty catalog in a file: a copy, which costs a tenth of making one."""
+    (folder / name).write_bytes(_empty_file())
+    return Catalog.open(f"sqlite:///{folder / name}")
 
 
 def everything(catalog: Catalog) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,7 +14,7 @@ from backupiq.catalog.adding import Added, SnapshotRows
 from backupiq.catalog.rows import FileRow
 from backupiq.catalog.store import Catalog
 from backupiq.semantics.model import FileFacts, Finding, Framework, Project, Severity
-from tests.catalog.contents import PDF, REPOSITORY, everything, is_sound, row, snapshot
+from tests.catalog.contents import PDF, REPOSITORY, empty_catalog, everything, is_sound, row, snapshot
 
 Tree = Mapping[bytes, FileRow]
 NAMES = [b"/h/a", b"/h/b.py", b"/h/p/c", b"/h/p/\xff\xfe", b"/h/p/q/d\n", b"/h/p\\udcff/c", b"/h/p0", b"/h/q"]
@@ -46,22 +45,10 @@ def projects_of(tree: Tree) -> list[Project]:
     return [Project(b"/h/p", "shop", ("pyproject.toml",), (Framework("Django", "5" if b"/h/a" in tree else ""),))]
 
 
-@functools.cache
-def empty_file() -> bytes:
-    """An empty catalog's file: a copy of it is there at once."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "empty.sqlite3"
-        Catalog.open(f"sqlite:///{path}").close()
-        return path.read_bytes()
-
-
 @contextmanager
 def new_catalog() -> Iterator[Catalog]:
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "catalog.sqlite3"
-        path.write_bytes(empty_file())
-        with Catalog.open(f"sqlite:///{path}") as catalog:
-            yield catalog
+    with tempfile.TemporaryDirectory() as folder, empty_catalog(Path(folder)) as catalog:
+        yield catalog
 
 
 def add_complete(catalog: Catalog, number: int, tree: Tree) -> None:
@@ -105,7 +92,7 @@ def plain(tree: Tree) -> dict[bytes, FileRow]:
     return {path: each._replace(facts=FileFacts()) for path, each in tree.items()}
 
 
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(st.lists(trees(), min_size=1, max_size=5))
 def test_every_snapshot_holds_in_the_catalog_what_it_holds(history: Sequence[Tree]) -> None:
     numbered = list(enumerate(history, 1))
@@ -120,8 +107,8 @@ def test_every_snapshot_holds_in_the_catalog_what_it_holds(history: Sequence[Tre
         assert is_sound(relative)
 
 
-@settings(max_examples=40)
-@given(st.lists(trees(), min_size=2, max_size=6), st.data())
+@settings(max_examples=25)
+@given(st.lists(trees(), min_size=2, max_size=5), st.data())
 def test_after_forgetting_it_says_what_a_new_catalog_says(history: Sequence[Tree], data: st.DataObject) -> None:
     numbered = list(enumerate(history, 1))
     newest = len(numbered)

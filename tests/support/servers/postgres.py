@@ -85,9 +85,9 @@ class PostgreSQL(Server):
             )
 
     def stop(self) -> None:
-        """End it at once for its clients too: SIGTERM would wait for them."""
+        """End it at once, for its clients too: SIGTERM would wait for them, and nothing it stores is needed again."""
         if self._process is not None:
-            self._process.send_signal(signal.SIGINT)
+            self._process.send_signal(signal.SIGQUIT)
         super().stop()
 
     def remove(self) -> None:
@@ -109,20 +109,19 @@ class PostgreSQL(Server):
         return f"postgresql://{USER}:{quote(PASSWORD, safe='')}@{HOST}:{self.ports[0]}/{database}"
 
     def new_database(self) -> str:
-        """The URL of a new, empty database."""
+        """The URL of an empty catalog: a schema of its own, which costs a hundredth of what a database does."""
         import psycopg
 
         name = f"catalog_{next(self._numbers)}"
         with psycopg.connect(self.address("postgres"), autocommit=True) as connection:
-            connection.execute(f"CREATE DATABASE {name}")
-        return self.address(name)
+            connection.execute(f"CREATE SCHEMA {name}")
+        return self.address("postgres") + "?options=" + quote(f"-csearch_path={name}")
 
 
 def _other_user() -> int:
     """Whom root lets run it: the user of Debian's package, else nobody."""
-    for name in ("postgres", "nobody"):
-        try:
-            return pwd.getpwnam(name).pw_uid
-        except KeyError:
-            continue
-    unavailable("there is no user postgres or nobody for PostgreSQL, which refuses to run as root")
+    users = {user.pw_name: user.pw_uid for user in pwd.getpwall()}
+    found = users.get("postgres", users.get("nobody"))
+    if found is None:
+        unavailable("there is no user postgres or nobody for PostgreSQL, which refuses to run as root")
+    return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import re
 
 import pytest
@@ -44,7 +45,12 @@ def fits(pattern: str, path: str) -> bool:
         ("/a\nb/*", "/a\nb/c\nd"),
         ("/ü/*", "/ü/é"),
         ("/", "/anything"),
-        ("/a**b", "/a/x/b"),
+        ("/a**b", "/axb"),
+        ("/a*b*c*d", "/a-b-bc-c-d"),
+        ("/**/a*/**/b?", "/x/ab/ac/y/b/bz"),
+        ("/**/x/y/**/z", "/x/x/y/z"),
+        ("/home/*/", "/home/ada"),
+        ("/x/[]a]", "/x/]"),
     ],
 )
 def test_a_pattern_fits_the_paths_that_it_means(pattern: str, path: str) -> None:
@@ -69,6 +75,9 @@ def test_a_pattern_fits_the_paths_that_it_means(pattern: str, path: str) -> None
         ("/a.b", "/aXb"),
         ("/a/*", "/a/b\n/c"),
         ("/HOME", "/home"),
+        ("/a**b", "/a/x/b"),
+        ("/**/a/**/a/**", "/a/b/a"),
+        ("/a*b", "/ab/c"),
     ],
 )
 def test_a_pattern_does_not_fit_what_is_nearly_it(pattern: str, path: str) -> None:
@@ -92,7 +101,8 @@ def test_words_that_every_path_of_a_pattern_holds_are_told(pattern: str, phrases
 
 
 _PATTERNS = st.text(alphabet="ab/*?[]!-._é \n", min_size=1, max_size=12)
-_PATHS = st.text(alphabet="ab/._é \n", max_size=12).map("/".__add__)
+_PATHS = st.lists(st.text(alphabet="ab._é \n", min_size=1, max_size=4), max_size=5).map("/".join).map("/".__add__)
+_PLAIN_PATHS = st.lists(st.text(alphabet="ab", min_size=1, max_size=3), min_size=1, max_size=5).map("/".join)
 
 
 @given(_PATTERNS, _PATHS)
@@ -105,6 +115,45 @@ def test_any_pattern_is_a_regular_expression_and_its_prefix_begins_all_its_paths
         words = [word for word in re.split(r"[^0-9a-z]+", path.replace("é", "e").lower()) if word]
         for phrase in words_of_pattern(pattern):
             assert _holds(words, phrase)
+
+
+@given(_PATTERNS, _PATHS)
+def test_a_match_that_never_goes_back_finds_the_same(pattern: str, path: str) -> None:
+    assert (re.search(path_regex(pattern, atomic=False), path) is not None) == fits(pattern, path)
+
+
+@given(st.text(alphabet="a*/", min_size=1, max_size=10), _PLAIN_PATHS.map("/".__add__))
+def test_stars_and_folders_are_matched_as_their_definition_says(pattern: str, path: str) -> None:
+    assert fits(pattern, path) == defined(pattern, path)
+
+
+def defined(pattern: str, path: str) -> bool:
+    """The definition, tried out in every way."""
+    pattern = re.sub("/+", "/", pattern).rstrip("/")
+    if not has_wildcards(pattern):
+        wanted = pattern.removeprefix("/")
+        starts = [1] if pattern.startswith("/") else [at + 1 for at, c in enumerate(path) if c == "/"]
+        return not wanted or any(path[at:] == wanted or path[at:].startswith(wanted + "/") for at in starts)
+    names = pattern.split("/")
+    return _names_fit(names[1:] if pattern.startswith("/") else ["**", *names], path[1:].split("/"))
+
+
+def _names_fit(patterns: list[str], names: list[str]) -> bool:
+    if not patterns:
+        return not names
+    if patterns[0] == "**":
+        if not patterns[1:]:
+            return bool(names)
+        return any(_names_fit(patterns[1:], names[at:]) for at in range(len(names) + 1))
+    return bool(names) and fnmatch.fnmatchcase(names[0], patterns[0]) and _names_fit(patterns[1:], names[1:])
+
+
+@pytest.mark.parametrize(
+    "pattern", ["/" + "a*" * 15 + "b", "*a" * 15, "/**/a" * 15 + "/b", "/**/*a*/**/*a*/**/*a*/**/b"]
+)
+def test_no_path_makes_matching_take_long(pattern: str) -> None:
+    assert not fits(pattern, "/" + "a" * 4_000 + "c")
+    assert not fits(pattern, "/a" * 2_000 + "/c")
 
 
 def _holds(words: list[str], phrase: Phrase) -> bool:
