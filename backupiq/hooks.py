@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import dataclasses
 import logging
 import os
 import signal
 import subprocess
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import IO, TYPE_CHECKING, Any
@@ -27,7 +28,7 @@ from backupiq import __version__
 from backupiq.errors import BackupIQError, CancelledRunError, HookError
 from backupiq.profile import CommandHook, Hooks, Webhooks
 from backupiq.resilience.retry import RetryPolicy, Sleep, call_with_retry
-from backupiq.telemetry import RedactingFilter, get_logger, redact_text, register_secret
+from backupiq.telemetry import get_logger, redact_text, register_secret
 from backupiq.telemetry.redaction import names_a_secret
 from backupiq.telemetry.text import printable
 
@@ -55,6 +56,9 @@ _COUNTS = (
     "data_added_packed",
     "bytes_sent",
 )
+
+_CLIENT_LOGGERS = ("httpx", *(f"httpcore.{part}" for part in ("connection", "http11", "http2", "proxy", "socks")))
+_calling: contextvars.ContextVar[bool] = contextvars.ContextVar("backupiq_webhook", default=False)
 
 Note = Callable[[str], None]
 log = get_logger("backupiq.hooks")
@@ -300,7 +304,7 @@ class _Output:
         found = redact_text(kept.decode("utf-8", "backslashreplace")).splitlines()
         if cut or len(found) > MAX_OUTPUT_LINES:
             found = ["(what came before is left out)", *found[-MAX_OUTPUT_LINES:]]
-        return [printable(line) for line in found if line.strip()]
+        return [line for line in found if line.strip()]
 
 
 def clean_environment(env: Mapping[str, str]) -> dict[str, str]:
@@ -324,18 +328,19 @@ async def _call(
     """Call the URL until it is taken, at most `TRIES` times; HookError, which never names the URL, when it is not."""
     from httpx import AsyncClient
 
-    _quiet_client()
     url = with_ending(secret.get_secret_value(), ending)
     register_secret(secret.get_secret_value())
     register_secret(url)
     body = facts.to_dict(moment) if webhooks.method == "POST" else None
-    async with AsyncClient(follow_redirects=False, headers={"user-agent": f"backupiq/{__version__}"}) as client:
-        await call_with_retry(
-            lambda: _try(client, webhooks, url, body),
-            TRIES,
-            retryable=lambda error: bool(error.details.get("again")),
-            sleep=sleep,
-        )
+    headers = {"user-agent": f"backupiq/{__version__}"}
+    with _client_silent():
+        async with AsyncClient(follow_redirects=False, headers=headers) as client:
+            await call_with_retry(
+                lambda: _try(client, webhooks, url, body),
+                TRIES,
+                retryable=lambda error: bool(error.details.get("again")),
+                sleep=sleep,
+            )
 
 
 async def _try(client: AsyncClient, webhooks: Webhooks, url: str, body: dict[str, Any] | None) -> None:
@@ -373,11 +378,24 @@ def with_ending(url: str, ending: str) -> str:
     return urlunsplit(parts._replace(path=parts.path.rstrip("/") + ending)) if ending else url
 
 
-def _quiet_client() -> None:
-    """Keep the HTTP client's own log from showing URLs."""
-    logger = logging.getLogger("httpx")
-    if not any(isinstance(each, RedactingFilter) for each in logger.filters):
-        logger.addFilter(RedactingFilter())
+class _Silence(logging.Filter):
+    """Lets the HTTP client say nothing of our calls: its lines hold URLs, also those that we are redirected to."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return not _calling.get()
+
+
+@contextlib.contextmanager
+def _client_silent() -> Iterator[None]:
+    for name in _CLIENT_LOGGERS:
+        logger = logging.getLogger(name)
+        if not any(isinstance(each, _Silence) for each in logger.filters):
+            logger.addFilter(_Silence())
+    token = _calling.set(True)
+    try:
+        yield
+    finally:
+        _calling.reset(token)
 
 
 def _without_secrets(value: Any) -> Any:

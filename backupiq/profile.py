@@ -6,13 +6,19 @@ import difflib
 import ntpath
 import posixpath
 import re
+import types
+import typing
 import zoneinfo
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
+from pydantic import ValidationError as PydanticError
 
 from backupiq.repository.snapshot import CHECKPOINT_TAG
+from backupiq.telemetry.text import printable
 
 Analysis = Literal["auto", "full", "names"]
 Overwrite = Literal["always", "if-changed", "if-newer", "never"]
@@ -108,6 +114,7 @@ class HealOptions(Bandwidth):
 PROFILE_NAME = re.compile(r"[a-z0-9]+(?:-[a-z0-9]+)*")
 MOST_NAME = 64
 MOST_COMMANDS = 20
+MOST_PROBLEMS = 50
 COMMAND_SECONDS, WEBHOOK_SECONDS = 60.0, 10.0
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")  # as the storage factory tells URLs and blocks from paths
 _CRON_NAMES = {
@@ -175,7 +182,7 @@ class Schedule(BaseModel):
 
     cron: str = Field(
         max_length=200,
-        description="Minute, hour, day, month and day of the week: 30 2 * * * is half past two every night."
+        description="Minute, hour, day, month and day of the week: 30 2 * * * is half past two every night.",
     )
     timezone: str = Field(default="UTC", description="The time zone of that hour, such as Europe/Berlin.")
 
@@ -336,3 +343,74 @@ def _cron_number(text: str, what: str, least: int, most: int) -> int | None:
     if text in names:
         return names.index(text) + least
     return int(text) if re.fullmatch(r"[0-9]{1,2}", text) and least <= int(text) <= most else None
+
+
+# --- what is wrong -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """What is wrong with one key of a profile, and what it takes. ``key`` is empty for the file as a whole."""
+
+    key: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.key}: {self.text}" if self.key else self.text
+
+
+def problems_of(error: PydanticError, model: type[BaseModel]) -> list[Problem]:
+    """One line for each wrong key: what it takes, and for an unknown one what was probably meant; no values."""
+    found = error.errors(include_input=False, include_url=False, include_context=False)
+    return [_problem(item["type"], item["loc"], item["msg"], model) for item in found[:MOST_PROBLEMS]]
+
+
+_TAKES = {
+    "list_type": 'this is a list; write ["...", "..."]',
+    "string_type": "this is text; write it in quotation marks",
+    "bool_type": "write true or false",
+    "bool_parsing": "write true or false",
+    "int_type": "write a whole number",
+    "int_parsing": "write a whole number",
+    "float_type": "write a number",
+    "float_parsing": "write a number",
+}
+
+
+def _problem(kind: str, place: Sequence[int | str], message: str, model: type[BaseModel]) -> Problem:
+    key = _written(place)
+    if kind == "extra_forbidden":
+        known = list(_model_at(model, place[:-1]).model_fields)
+        near = difflib.get_close_matches(str(place[-1])[:100], known, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
+        return Problem(key, f"there is no such key; {hint}")
+    if kind == "missing":
+        field = _model_at(model, place[:-1]).model_fields[str(place[-1])]
+        return Problem(key, f"it is needed and not there: {(field.description or '').rstrip('.')}")
+    if kind in ("model_type", "model_attributes_type"):
+        return Problem(key, f"this is a table of keys; write [{key}] and its keys below")
+    if kind in _TAKES:
+        return Problem(key, _TAKES[kind])
+    text = message.removeprefix("Value error, ")
+    return Problem(key, text[:1].lower() + text[1:])
+
+
+def _written(place: Iterable[int | str]) -> str:
+    """``backup.paths[0]``; keys that came from a file are cut short and cleaned."""
+    key = ""
+    for part in place:
+        key += f"[{part}]" if isinstance(part, int) else f"{'.' if key else ''}{printable(part[:60])}"
+    return key
+
+
+def _model_at(model: type[BaseModel], place: Iterable[int | str]) -> type[BaseModel]:
+    for part in place:
+        if isinstance(part, str):
+            model = _nested(model.model_fields[part].annotation) or model
+    return model
+
+
+def _nested(annotation: Any) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and not isinstance(annotation, types.GenericAlias):
+        return annotation if issubclass(annotation, BaseModel) else None
+    return next((found for each in typing.get_args(annotation) if (found := _nested(each)) is not None), None)

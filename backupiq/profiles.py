@@ -9,10 +9,8 @@ from __future__ import annotations
 import difflib
 import os
 import tomllib
-import types
 import typing
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,13 +21,16 @@ from pydantic.fields import FieldInfo
 from backupiq.errors import ConfigurationError, MissingConfigurationError, ValidationError
 from backupiq.passwords import COMMAND_VARIABLE, FILE_VARIABLE, PasswordSources
 from backupiq.profile import (
+    MOST_NAME,
     PROFILE_NAME,
     BackupOptions,
     Bandwidth,
     Hooks,
+    Problem,
     Profile,
     ProfileKey,
     ProfileSettings,
+    problems_of,
 )
 from backupiq.state import config_dir, write_private
 from backupiq.telemetry import register_secret
@@ -39,7 +40,6 @@ SUFFIX = ".toml"
 BLOCK_PREFIX = "block:"
 MAX_PROFILE_BYTES = 1 << 20
 MOST_PROFILES = 1000
-MOST_PROBLEMS = 50
 ADDED = frozenset({"exclude", "iexclude", "exclude_file", "pin", "tags"})
 """Lists that options lengthen; every other option takes the place of the profile's."""
 _SHORTEST_SECRET = 8
@@ -54,17 +54,6 @@ class Resolved(NamedTuple):
     name: str
 
 
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """What is wrong with one key of a profile, and what it takes. ``key`` is empty for the file as a whole."""
-
-    key: str
-    text: str
-
-    def __str__(self) -> str:
-        return f"{self.key}: {self.text}" if self.key else self.text
-
-
 # --- finding -------------------------------------------------------------------------------------------------------
 
 
@@ -76,6 +65,12 @@ def profiles_dir(env: Mapping[str, str] = os.environ) -> Path:
 def is_file_name(text: str) -> bool:
     """Whether a person means a file and not the name of a profile."""
     return text.endswith(SUFFIX) or "/" in text or os.sep in text
+
+
+def profile_label(text: str) -> str:
+    """A profile's name for people, from what they write: a file without its folder and ending."""
+    name = os.path.basename(text).removesuffix(SUFFIX) if is_file_name(text) else text.removeprefix(BLOCK_PREFIX)
+    return printable(name[:MOST_NAME])
 
 
 def profile_path(text: str, env: Mapping[str, str] = os.environ) -> Path:
@@ -191,67 +186,17 @@ def _from_block(name: str) -> Profile:
     prepare_environment()
     from blocks.backup_profile import load_profile_block
 
-    return load_profile_block(name)
-
-
-# --- what is wrong -------------------------------------------------------------------------------------------------
-
-
-def problems_of(error: PydanticValidationError, model: type[BaseModel]) -> list[Problem]:
-    """One line for each wrong key: what it takes, and for an unknown one what was probably meant; no values."""
-    found = error.errors(include_input=False, include_url=False, include_context=False)
-    return [_problem(item["type"], item["loc"], item["msg"], model) for item in found[:MOST_PROBLEMS]]
-
-
-_TAKES = {
-    "list_type": 'this is a list; write ["...", "..."]',
-    "string_type": "this is text; write it in quotation marks",
-    "bool_type": "write true or false",
-    "bool_parsing": "write true or false",
-    "int_type": "write a whole number",
-    "int_parsing": "write a whole number",
-    "float_type": "write a number",
-    "float_parsing": "write a number",
-}
-
-
-def _problem(kind: str, place: Sequence[int | str], message: str, model: type[BaseModel]) -> Problem:
-    key = _written(place)
-    if kind == "extra_forbidden":
-        known = list(_model_at(model, place[:-1]).model_fields)
-        near = difflib.get_close_matches(str(place[-1])[:100], known, n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
-        return Problem(key, f"there is no such key; {hint}")
-    if kind == "missing":
-        field = _model_at(model, place[:-1]).model_fields[str(place[-1])]
-        return Problem(key, f"it is needed and not there: {(field.description or '').rstrip('.')}")
-    if kind in ("model_type", "model_attributes_type"):
-        return Problem(key, f"this is a table of keys; write [{key}] and its keys below")
-    if kind in _TAKES:
-        return Problem(key, _TAKES[kind])
-    text = message.removeprefix("Value error, ")
-    return Problem(key, text[:1].lower() + text[1:])
-
-
-def _written(place: Iterable[int | str]) -> str:
-    """``backup.paths[0]``; keys that came from a file are cut short and cleaned."""
-    key = ""
-    for part in place:
-        key += f"[{part}]" if isinstance(part, int) else f"{'.' if key else ''}{printable(part[:60])}"
-    return key
-
-
-def _model_at(model: type[BaseModel], place: Iterable[int | str]) -> type[BaseModel]:
-    for part in place:
-        if isinstance(part, str):
-            model = _nested(model.model_fields[part].annotation) or model
-    return model
-
-
-def _nested(annotation: Any) -> type[BaseModel] | None:
-    if isinstance(annotation, type) and not isinstance(annotation, types.GenericAlias):
-        return annotation if issubclass(annotation, BaseModel) else None
-    return next((found for each in typing.get_args(annotation) if (found := _nested(each)) is not None), None)
+    try:
+        profile = load_profile_block(name)
+    except PydanticValidationError as error:
+        problems = [str(each) for each in problems_of(error, Profile)]
+        # Without its cause: that would show the block's values, which may be secrets, in a traceback.
+        raise ConfigurationError(
+            f"The profile block {name} cannot be used: {problems[0]}. Correct it in Prefect's UI under Blocks.",
+            problems=problems,
+        ) from None
+    protect(profile)
+    return profile
 
 
 # --- what a run makes of it ----------------------------------------------------------------------------------------
@@ -290,6 +235,21 @@ def apply_profile(
     values["to"] = [os.path.expanduser(to) if to.startswith("~") else to for to in values["to"]]
     options = BackupOptions(**values)
     return Resolved(options, _sources(profile.key, key, env), profile.hooks, profile.name)
+
+
+def resolve_run(options: BackupOptions | None, key_block: str | None, profile: str | None) -> Resolved:
+    """What a run is to do that was started with these parameters: the options, or what the profile says.
+
+    With both the options are done, and the profile gives its name, its hooks and, without ``key_block``, its password.
+    ValidationError when neither is given; else the errors of `load_profile`.
+    """
+    given = PasswordSources(block=key_block)
+    if profile:
+        found = resolve_profile(profile, key=given)
+        return found if options is None else found._replace(options=options)
+    if options is None:
+        raise ValidationError("Nothing says what to back up; give the options or the name of a profile.")
+    return Resolved(options, given, Hooks(), "")
 
 
 def _is_given(value: Any) -> bool:

@@ -20,6 +20,7 @@ import struct
 import sys
 import tempfile
 import time
+import zlib
 from array import array
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -55,7 +56,10 @@ Folder = dict[bytes, "int | bytes | Folder"]
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Figures:
-    """One run. Seconds of each step, ``budget_seconds`` of all but making the paths up; bytes of the whole process."""
+    """One run. Seconds of each step, ``budget_seconds`` of all but making the paths up.
+
+    ``cpu_seconds`` and ``peak_bytes`` are of the whole process.
+    """
 
     paths: int
     files: int
@@ -69,6 +73,7 @@ class Figures:
     catalog_seconds: float
     budget_seconds: float
     catalog_bytes: int
+    cpu_seconds: float = 0.0
     peak_bytes: int = 0
 
 
@@ -120,7 +125,7 @@ class MadeUpFiles:
             self._tree(path + b"/" + each, self._files(_KINDS[name], paths // folders))
 
     def _project(self, number: int, name: bytes, paths: int) -> Folder:
-        manifest, made, kinds = _STACKS[number % len(_STACKS)]
+        manifest, made, proof, kinds = _STACKS[number % len(_STACKS)]
         content = manifest[1] % name
         work = int(paths * 0.45)
         sources: Folder = {
@@ -131,14 +136,14 @@ class MadeUpFiles:
             b"%s-%d" % (self._word(), each): {b"lib": self._files(kinds, 18), manifest[0]: 700}
             for each in range(max(1, int(paths * 0.45) // 22))
         }
-        project[made[0]] = generated | dict.fromkeys(made[1:], 80)
-        tracked = sorted(_paths_below({key: value for key, value in project.items() if key != made[0]}))
-        project[b".gitignore"] = made[0] + b"/\n*.log\n"
+        project[made] = generated | proof
+        tracked = sorted(_files_below({key: value for key, value in project.items() if key != made}))
+        project[b".gitignore"] = made + b"/\n*.log\n"
         project[b".git"] = self._git(tracked)
         return project
 
-    def _git(self, tracked: Sequence[bytes]) -> Folder:
-        head = hashlib.sha1(tracked[0], usedforsecurity=False).hexdigest().encode() + b"\n"
+    def _git(self, tracked: Sequence[tuple[bytes, int]]) -> Folder:
+        head = hashlib.sha1(tracked[0][0], usedforsecurity=False).hexdigest().encode() + b"\n"
         objects: Folder = {
             b"%02x" % each: {self._draw.randbytes(19).hex().encode(): 900 for _ in range(3)} for each in range(12)
         }
@@ -179,29 +184,36 @@ class MadeUpFiles:
         self.inventory.add(Directory(path, self._entry(b"", {}), children))
 
     def _entry(self, name: bytes, value: int | Folder) -> FileEntry:
-        age = int(self._draw.expovariate(1 / 500) * DAY_NS)
+        mtime = mtime_ns(name)
         is_file = isinstance(value, int)
         kind, mode = (EntryKind.FILE, 0o100644) if is_file else (EntryKind.DIR, 0o040755)
         size = value if isinstance(value, int) else 4096
-        return FileEntry(name, kind, size, NOW_NS - age, NOW_NS - age, 0, 1, mode, 1000, 1000, 1, 0)
+        return FileEntry(name, kind, size, mtime, mtime, 0, 1, mode, 1000, 1000, 1, 0)
 
 
-def git_index(paths: Sequence[bytes]) -> bytes:
-    """An index (version 2 of git's index-format) that has these paths tracked, in sorted order."""
+def mtime_ns(name: bytes) -> int:
+    """When a file of that name was changed: within two years, git's indexes last, so that they know the others."""
+    return NOW_NS if name == b"index" else NOW_NS - DAY_NS - zlib.crc32(name) % (730 * 86_400) * 10**9
+
+
+def git_index(files: Sequence[tuple[bytes, int]]) -> bytes:
+    """An index (version 2 of git's index-format) of these paths with their sizes, which are in sorted order."""
     entries = []
-    for path in paths:
-        fixed = struct.pack(">10I20sH", 0, 0, 0, 0, 0, 0, 0o100644, 0, 0, 1, b"i" * 20, min(len(path), 0xFFF))
+    for path, size in files:
+        mtime = mtime_ns(path.rpartition(b"/")[2]) // 10**9
+        stat = (mtime, 0, mtime, 0, 1, 0, 0o100644, 1000, 1000, size & 0xFFFFFFFF)
+        fixed = struct.pack(">10I20sH", *stat, b"i" * 20, min(len(path), 0xFFF))
         entries.append(fixed + path + b"\0" * (8 - (62 + len(path)) % 8))
-    body = struct.pack(">4sII", b"DIRC", 2, len(paths)) + b"".join(entries)
+    body = struct.pack(">4sII", b"DIRC", 2, len(files)) + b"".join(entries)
     return body + hashlib.sha1(body, usedforsecurity=False).digest()
 
 
-def _paths_below(folder: Folder) -> Iterator[bytes]:
+def _files_below(folder: Folder) -> Iterator[tuple[bytes, int]]:
     for name, value in folder.items():
         if isinstance(value, dict):
-            yield from (name + b"/" + below for below in _paths_below(value))
+            yield from ((name + b"/" + below, size) for below, size in _files_below(value))
         else:
-            yield name
+            yield name, len(value) if isinstance(value, bytes) else value
 
 
 _SYLLABLES = [b"ba", b"ce", b"di", b"fo", b"gu", b"la", b"me", b"ni", b"po", b"ru", b"sa", b"te", b"vi", b"wo", b"xu"]
@@ -212,7 +224,7 @@ _SHARES = {
     b"Downloads": 0.02,
     b"Music": 0.04,
     b"Pictures": 0.18,
-    b"projects": 0.56,
+    b"projects": 0.60,
 }
 _KINDS: dict[bytes, list[tuple[bytes, int]]] = {
     b".cache": [(b"", 20_000), (b".bin", 40_000), (b".tmp", 3_000), (b".json", 2_000)],
@@ -227,20 +239,30 @@ _KINDS: dict[bytes, list[tuple[bytes, int]]] = {
         (b".pptx", 900_000),
     ],
     b"Downloads": [(b".zip", 9_000_000), (b".pdf", 500_000), (b".deb", 5_000_000), (b".tar.gz", 3_000_000)],
-    b"Music": [(b".mp3", 5_000_000), (b".flac", 25_000_000), (b".jpg", 90_000)],
-    b"Pictures": [(b".jpg", 3_000_000), (b".heic", 2_000_000), (b".png", 800_000), (b".mp4", 60_000_000)],
+    b"Music": [(b".mp3", 5_000_000), (b".ogg", 4_000_000), (b".jpg", 90_000)],
+    b"Pictures": [
+        *[(b".jpg", 2_000_000)] * 30,
+        *[(b".heic", 1_500_000)] * 8,
+        (b".png", 800_000),
+        (b".mp4", 50_000_000),
+    ],
 }
 _JS = [(b".js", 5_000), (b".jsx", 4_000), (b".css", 2_000), (b".json", 900), (b".test.js", 3_000), (b".d.ts", 1_500)]
 _PY = [(b".py", 6_000), (b".pyi", 1_000), (b".toml", 600), (b".html", 3_000), (b".sql", 1_500), (b".po", 9_000)]
 _RS = [(b".rs", 7_000), (b".toml", 500), (b".md", 2_000), (b".o", 40_000), (b".d", 300)]
 _JAVA = [(b".java", 6_000), (b".xml", 2_000), (b".properties", 700), (b".class", 4_000), (b".kt", 4_000)]
-_STACKS: list[tuple[tuple[bytes, bytes], tuple[bytes, ...], list[tuple[bytes, int]]]] = [
-    ((b"package.json", b'{"name": "%s", "dependencies": {"react": "^18.2.0"}}\n'), (b"node_modules",), _JS),
-    ((b"pyproject.toml", b'[project]\nname = "%s"\ndependencies = ["django>=5"]\n'), (b".venv", b"pyvenv.cfg"), _PY),
-    ((b"Cargo.toml", b'[package]\nname = "%s"\nversion = "1.0.0"\n'), (b"target",), _RS),
-    ((b"pom.xml", b"<project><artifactId>%s</artifactId></project>\n"), (b"target",), _JAVA),
+_STACKS: list[tuple[tuple[bytes, bytes], bytes, Folder, list[tuple[bytes, int]]]] = [
+    ((b"package.json", b'{"name": "%s", "dependencies": {"react": "^18.2.0"}}\n'), b"node_modules", {}, _JS),
+    (
+        (b"pyproject.toml", b'[project]\nname = "%s"\ndependencies = ["django>=5"]\n'),
+        b".venv",
+        {b"pyvenv.cfg": b"home = /usr/bin\ninclude-system-site-packages = false\nversion = 3.11.2\n"},
+        _PY,
+    ),
+    ((b"Cargo.toml", b'[package]\nname = "%s"\nversion = "1.0.0"\n'), b"target", {}, _RS),
+    ((b"pom.xml", b"<project><artifactId>%s</artifactId></project>\n"), b"target", {}, _JAVA),
 ]
-"""A manifest with its content, the folder that tools make with files that lie in it, and the kinds of files."""
+"""A manifest with its content, the folder that tools make, what proves that by lying in it, and the kinds of files."""
 
 
 # --- the steps -----------------------------------------------------------------------------------------------------
@@ -266,15 +288,19 @@ def run(paths: int, work: Path) -> Figures:
             info = SnapshotInfo("a1" * 32, NOW_NS, "laptop", "ada", (HOME.decode(),), (), "00" * 32)
             catalog.add_snapshot("1f" * 32, info, SnapshotRows(rows(files, analysis), analysis.projects))
         marks.append(clock())
-    steps = [end - begin for begin, end in itertools.pairwise(marks)]
+    made, folders, facts, planned, stored = (end - begin for begin, end in itertools.pairwise(marks))
     return Figures(
         files.inventory.entries,
         len(ordinals),
         len(analysis.projects),
         len(analysis.decisions),
         batches,
-        *steps,
-        budget_seconds=sum(steps[1:]),
+        making_seconds=made,
+        folders_seconds=folders,
+        facts_seconds=facts,
+        planning_seconds=planned,
+        catalog_seconds=stored,
+        budget_seconds=marks[-1] - marks[1],
         catalog_bytes=path.stat().st_size,
     )
 
@@ -342,10 +368,11 @@ def judge(measured: Sequence[Figures]) -> list[Verdict]:
 
 def measure_once(paths: int, folder: Path | None) -> Figures:
     """One run in a process of its own."""
-    with tempfile.TemporaryDirectory(prefix="backupiq-bench-", dir=folder) as work:
+    with tempfile.TemporaryDirectory(prefix="backupiq-bench-", dir=folder and folder.absolute()) as work:
         command = [sys.executable, "-m", "benchmarks.million", "--child", "--paths", str(paths), "--work", work]
         done = measure(command, env=plain_environment(), cwd=ROOT)
-    return dataclasses.replace(Figures(**json.loads(done.stdout)), peak_bytes=done.peak_bytes)
+    figures = Figures(**json.loads(done.stdout))
+    return dataclasses.replace(figures, cpu_seconds=done.cpu_seconds, peak_bytes=done.peak_bytes)
 
 
 def main(given: Sequence[str] | None = None) -> int:
@@ -363,7 +390,8 @@ def main(given: Sequence[str] | None = None) -> int:
             f"folders {one.folders_seconds:.1f} s, facts {one.facts_seconds:.1f} s, "
             f"planning {one.planning_seconds:.1f} s ({one.batches:,} batches), "
             f"catalog {one.catalog_seconds:.1f} s ({one.catalog_bytes / 1e6:,.0f} MB); "
-            f"peak {one.peak_bytes / 1e6:,.0f} MB; making the paths up took {one.making_seconds:.1f} s",
+            f"peak {one.peak_bytes / 1e6:,.0f} MB; all of it {one.cpu_seconds:.1f} cpu seconds, "
+            f"{one.making_seconds:.1f} s of them for making the paths up",
             flush=True,
         )
     verdicts = judge(measured)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import shutil
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -31,6 +32,16 @@ from tests.support.prefect_server import start_server, stop_server
 from tests.support.programs import Restic, restic_version
 
 QUICK = {"files": 2_000, "bytes": 50_000_000, "rounds": 1}
+OTHERS = {
+    "--clouds": "clouds",
+    "--million": "million",
+    "--protection": "protection",
+    "--two-local": "two_local",
+    "--languages": "languages",
+    "--secrets": "secrets",
+    "--search": "catalog_search",
+}
+"""Options that measure something else instead, and the modules that do it."""
 
 
 def arguments(given: list[str] | None = None) -> argparse.Namespace:
@@ -39,7 +50,9 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--bytes", type=int, default=1_000_000_000, help="bytes in it (1000000000)")
     parser.add_argument("--rounds", type=int, default=3, help="rounds of both programs (3)")
     parser.add_argument("--quick", action="store_true", help="a look: 2000 files, 50 MB, one round")
-    parser.add_argument("--clouds", action="store_true", help="uploads to S3 instead; see --clouds --help")
+    others = parser.add_argument_group("something else instead (its own options: --help after it)")
+    for option, module in OTHERS.items():
+        others.add_argument(option, action="store_true", help=f"benchmarks/{module}.py")
     parser.add_argument("--work", type=Path, help="where to put tree and repositories (the temporary folder)")
     options = parser.parse_args(given)
     if options.quick:
@@ -52,10 +65,11 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
 def main(given: list[str] | None = None) -> int:
     """Measures, prints the tables and writes one JSON file below benchmarks/results. The exit code."""
     given = sys.argv[1:] if given is None else given
-    if "--clouds" in given:
-        from benchmarks.clouds import main as measure_clouds  # its servers are there where the tests' packages are
-
-        return measure_clouds([argument for argument in given if argument != "--clouds"])
+    for option, module in OTHERS.items():
+        if option in given:
+            rest = [argument for argument in given if argument != option]
+            # In a process of its own: some measure the memory of the process that they are.
+            return subprocess.run([sys.executable, "-m", f"benchmarks.{module}", *rest]).returncode
     options = arguments(given)
     console = Console(width=None if sys.stdout.isatty() else 120)
     program = shutil.which("restic")

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import cast
 
 from prefect.blocks.core import Block
+from pydantic import ValidationError
 
 from backupiq.errors import BackupIQError, ConfigurationError, MissingConfigurationError, OrchestrationError
 from backupiq.profile import Profile, ProfileSettings
-from backupiq.profiles import problems_of, protect
 from blocks.logos import LOCAL_LOGO
 
 
@@ -29,16 +29,15 @@ class BackupProfile(Block, ProfileSettings):
 
 
 def load_profile_block(name: str) -> Profile:
-    """The profile kept in the BackupProfile block of that name; its secrets are hidden in every log from here on.
+    """The profile kept in the BackupProfile block of that name.
 
-    MissingConfigurationError when there is none, ConfigurationError when its values do not fit, OrchestrationError when
-    Prefect's API does not answer.
+    MissingConfigurationError when there is none, OrchestrationError when Prefect's API does not answer, pydantic's
+    ValidationError, which holds values, when they do not fit. `backupiq.profiles.load_profile` makes the last one safe.
     """
     from httpx import HTTPError
-    from pydantic import ValidationError
 
     try:
-        profile = cast(BackupProfile, BackupProfile.load(name, _sync=True)).profile(name)  # type: ignore[call-arg]
+        return cast(BackupProfile, BackupProfile.load(name, _sync=True)).profile(name)  # type: ignore[call-arg]
     except BackupIQError:
         raise
     except (HTTPError, OSError) as error:
@@ -49,16 +48,14 @@ def load_profile_block(name: str) -> Profile:
                 f"There is no profile block named {name!r}. Create it in Prefect's UI under Blocks "
                 "(`backupiq setup` makes the type known there)."
             ) from None
-        cause = error if isinstance(error, ValidationError) else error.__cause__
-        problems = [str(each) for each in problems_of(cause, Profile)] if isinstance(cause, ValidationError) else []
-        # Without its cause: that would show the block's values, which may be secrets, in a traceback.
+        if isinstance(error.__cause__, ValidationError):
+            raise error.__cause__ from None
+        if isinstance(error, ValidationError):
+            raise
+        # Without its cause: that may show the block's values in a traceback.
         raise ConfigurationError(
-            f"The profile block {name} cannot be used{': ' if problems else ''}{'; '.join(problems[:1])}. "
-            "Correct it in Prefect's UI under Blocks.",
-            problems=problems,
+            f"The profile block {name} cannot be loaded ({type(error).__name__}). Save it again in Prefect's UI."
         ) from None
-    protect(profile)
-    return profile
 
 
 def _unreachable(error: BaseException) -> OrchestrationError:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import Sequence
 from typing import Any
 
 from prefect.runtime import flow_run as runtime
@@ -19,8 +18,7 @@ from backupiq.profile import BackupOptions
 from backupiq.reports import BackupReport
 from backupiq.repository.gojson import format_time_ns
 from backupiq.repository.snapshot import CHECKPOINT_TAG, OWN_PROGRAM, Snapshot, Summary
-from backupiq.semantics.summary import Amount
-from backupiq.semantics.summary import Summary as Holds
+from backupiq.semantics.summary import to_dict
 from backupiq.telemetry.text import printable_path
 from flows.active import ActiveBackup
 from flows.backup_destinations import Destinations
@@ -30,7 +28,6 @@ from flows.opening import absolute, user_name
 from flows.portable import json_text
 
 MOST_DECISIONS = 1000
-MOST_AMOUNTS = 50
 
 
 def make_snapshot(
@@ -110,7 +107,7 @@ def make_report(
         warnings=session.warnings,
         excluded=session.excluded,
         destinations=outcomes,
-        holds=_holds(work.understanding.summary),
+        holds=to_dict(summary) if (summary := work.understanding.summary) else {},
         decisions=[
             {
                 "path": printable_path(each.path),
@@ -125,28 +122,6 @@ def make_report(
         flow_run_name=runtime.name,
         exit_code=DegradedRunError.exit_code if behind else PartialBackupError.exit_code if unreadable else 0,
     )
-
-
-def _holds(summary: Holds | None) -> dict[str, Any]:
-    """As plain JSON values; paths escaped for printing. Empty when analysis failed."""
-    if summary is None:
-        return {}
-
-    def amounts(found: Sequence[Amount]) -> list[dict[str, Any]]:
-        return [{"name": each.name, "files": each.files, "bytes": each.bytes} for each in found[:MOST_AMOUNTS]]
-
-    return {
-        "categories": amounts(summary.categories),
-        "languages": amounts(summary.languages),
-        "frameworks": amounts(summary.frameworks),
-        "projects": amounts(summary.projects),
-        "largest": [{"path": printable_path(path), "bytes": size} for path, size in summary.largest],
-        "secrets": [
-            {"path": printable_path(each.path), "secrets": each.secrets, "rules": list(each.rules)}
-            for each in summary.riskiest
-        ],
-        "regenerable": {"files": summary.regenerable.files, "bytes": summary.regenerable.bytes},
-    }
 
 
 def _outcomes(found: Destinations | None) -> list[dict[str, Any]]:

@@ -18,7 +18,6 @@ from flows.local_server import (
     WORK_POOL,
     LocalState,
     alone,
-    forget_state,
     host_queue,
     load_state,
     require_alive,
@@ -84,11 +83,11 @@ def bring_up(port: int | None, *, worker: bool, note: Note) -> Up:
         note("registering blocks, limits and deployments ...")
         from flows.deployments import make_work_pool
 
-        asyncio.run(make_work_pool())
+        pool = asyncio.run(make_work_pool())
         worker_started = False
         if worker:  # it starts while the rest is registered
             state, worker_started = start_worker(state, queue)
-        items = register(queue, note)
+        items = [pool.to_dict(), *register(queue, note)]
         if worker_started:
             note("waiting for the worker ...")
             _wait_for_worker(state)
@@ -177,7 +176,7 @@ def bring_down() -> dict[str, bool]:
         server, worker = systemd_units.NAMES
         ran = {"worker": systemd_units.is_active(worker), "server": systemd_units.is_active(server)}
         systemd_units.systemctl("disable", "--now", worker, server)
-        forget_state()
+        save_state(LocalState(state.port, queue=state.queue))
         return ran
 
 

@@ -138,39 +138,36 @@ def local_timezone() -> str:
 
 
 async def apply_deployments(wanted: Iterable[Definition], timings: Iterable[Timing] = ()) -> list[SetupItem]:
-    """Make the work pool and these deployments, or bring them up to date; what was done, in order.
+    """Make these deployments, or bring them up to date; what was done, in order. Their work pool has to be there.
 
     ``timings`` are the profiles'. OrchestrationError when Prefect's API does not answer or refuses.
     """
     wanted, profiles = list(wanted), list(timings)
     with api_errors():
         async with get_client() as client:
-            done = [await _make_pool(client, pool) for pool in sorted({each.pool for each in wanted})]
-            for each in wanted:
-                done.append(await _apply(client, each, profiles if each.name == BACKUP else []))
-    return done
+            return [await _apply(client, each, profiles if each.name == BACKUP else []) for each in wanted]
 
 
 async def make_work_pool() -> SetupItem:
     """Make the work pool unless it is there."""
     with api_errors():
         async with get_client() as client:
-            return await _make_pool(client, WORK_POOL)
+            try:
+                await client.read_work_pool(WORK_POOL)
+            except ObjectNotFound:
+                return SetupItem("work pool", WORK_POOL, await _create_pool(client))
+    return SetupItem("work pool", WORK_POOL, Outcome.UNCHANGED)
 
 
-async def _make_pool(client: PrefectClient, name: str) -> SetupItem:
+async def _create_pool(client: PrefectClient) -> Outcome:
     from prefect.workers.process import ProcessWorker
 
+    template = ProcessWorker.get_default_base_job_template()
     try:
-        await client.read_work_pool(name)
-    except ObjectNotFound:
-        template = ProcessWorker.get_default_base_job_template()
-        try:
-            await client.create_work_pool(WorkPoolCreate(name=name, type="process", base_job_template=template))
-        except ObjectAlreadyExists:  # a worker was faster
-            return SetupItem("work pool", name, Outcome.UNCHANGED)
-        return SetupItem("work pool", name, Outcome.CREATED)
-    return SetupItem("work pool", name, Outcome.UNCHANGED)
+        await client.create_work_pool(WorkPoolCreate(name=WORK_POOL, type="process", base_job_template=template))
+    except ObjectAlreadyExists:  # a worker was faster
+        return Outcome.UNCHANGED
+    return Outcome.CREATED
 
 
 async def _apply(client: PrefectClient, wanted: Definition, profiles: Sequence[Timing]) -> SetupItem:

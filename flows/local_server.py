@@ -31,8 +31,9 @@ HOST = "127.0.0.1"
 START_SECONDS = 180.0
 """A first start makes the database: 6 seconds on an idle machine, many times that on a busy one."""
 STOP_SERVER_SECONDS = 15.0
-STOP_WORKER_SECONDS = 45.0
-"""A run that is told to end has 30 seconds to give its locks back."""
+STOP_WORKER_SECONDS = 15.0
+END_RUNS_SECONDS = 45.0
+"""A run that is told to end has 30 seconds to give its locks back before Prefect kills it."""
 LOOK_SECONDS = 0.1
 _MOST_STATE_BYTES = 64 * 1024
 WORK_POOL = "backupiq"
@@ -55,12 +56,17 @@ class LocalState:
     @property
     def api_url(self) -> str:
         """The address of Prefect's API."""
-        return f"http://{HOST}:{self.port}/api"
+        return api_url(self.port)
 
     @property
     def ui_url(self) -> str:
         """The address for a browser."""
         return f"http://{HOST}:{self.port}"
+
+
+def api_url(port: int) -> str:
+    """The address of the API of a server at that port of this machine."""
+    return f"http://{HOST}:{port}/api"
 
 
 def host_queue() -> str:
@@ -98,11 +104,6 @@ def load_state() -> LocalState | None:
 def save_state(state: LocalState) -> None:
     """Keep it. OSError when the disk or its rights do not allow it."""
     write_private(_state_path(), json.dumps(dataclasses.asdict(state)).encode())
-
-
-def forget_state() -> None:
-    """There is none any more."""
-    _state_path().unlink(missing_ok=True)
 
 
 def _state_path() -> Path:
@@ -178,14 +179,14 @@ def require_free(port: int) -> None:
             ) from error
 
 
-def wait_for_api(api_url: str, check: Callable[[], None], seconds: float = START_SECONDS) -> None:
+def wait_for_api(url: str, check: Callable[[], None], seconds: float = START_SECONDS) -> None:
     """Until the API answers; raises what ``check``, asked often, raises, and OrchestrationError after the time."""
-    api = LocalApi(api_url)
+    api = LocalApi(url)
     end = time.monotonic() + seconds
     while not api.is_healthy():
         check()
         if time.monotonic() > end:
-            raise OrchestrationError(f"Prefect's server at {api_url} did not answer within {seconds:.0f} seconds.")
+            raise OrchestrationError(f"Prefect's server at {url} did not answer within {seconds:.0f} seconds.")
         time.sleep(LOOK_SECONDS)
 
 
@@ -241,19 +242,64 @@ def _launch(role: str, arguments: list[str]) -> Process:
 
 
 def stop_all() -> dict[str, bool]:
-    """Stop the worker, then the server, and nothing else; by role, whether it ran. Inside `alone`."""
+    """Stop the worker, then the server, and nothing else; by role, whether it ran. Inside `alone`.
+
+    Runs under way are told to end first: Prefect's worker would kill them, and their locks would stay.
+    """
     state = load_state()
     stopped = dict.fromkeys(_ROLES, False)
     if state is None:
         return stopped
-    for role, process, seconds in (
-        ("worker", state.worker, STOP_WORKER_SECONDS),
-        ("server", state.server, STOP_SERVER_SECONDS),
-    ):
-        if process is not None:
-            stopped[role] = stop(process, seconds)
-    forget_state()
+    api, queue = LocalApi(state.api_url), state.queue or ""
+    if state.worker is not None and is_running(state.worker):
+        end_runs(api, queue)
+        stopped["worker"] = stop(state.worker, STOP_WORKER_SECONDS)
+        mark_crashed(api, queue)
+    if state.server is not None:
+        stopped["server"] = stop(state.server, STOP_SERVER_SECONDS)
+    save_state(LocalState(state.port, queue=state.queue))  # the next server has the same address
     return stopped
+
+
+def end_runs(api: LocalApi, queue: str, seconds: float = END_RUNS_SECONDS) -> None:
+    """Cancel the runs of the worker of that queue and wait until they have ended.
+
+    Returns after that many seconds, or when the API does not answer, whatever still runs then.
+    """
+    end, told = time.monotonic() + seconds, set()
+    with contextlib.suppress(OrchestrationError):
+        while (found := _under_way(api, queue)) and time.monotonic() < end:
+            for run in found:
+                if run not in told:
+                    told.add(run)
+                    _set_state(api, run, "CANCELLING", "Cancelling")
+            time.sleep(LOOK_SECONDS)
+
+
+def mark_crashed(api: LocalApi, queue: str) -> None:
+    """Say of the queue's runs that they crashed; their worker has ended, and they with it.
+
+    Without it the next run of the same deployment would wait for them. An API that does not answer is left alone.
+    """
+    with contextlib.suppress(OrchestrationError):
+        for run in _under_way(api, queue):
+            _set_state(api, run, "CRASHED", "Crashed", "The worker was stopped.")
+
+
+def _under_way(api: LocalApi, queue: str) -> list[str]:
+    found = api.post(
+        "/flow_runs/filter",
+        work_pools={"name": {"any_": [WORK_POOL]}},
+        work_pool_queues={"name": {"any_": [queue]}},
+        flow_runs={"state": {"type": {"any_": ["PENDING", "RUNNING", "CANCELLING"]}}},
+        limit=200,
+    )
+    return [run["id"] for run in found]
+
+
+def _set_state(api: LocalApi, run: str, kind: str, name: str, message: str | None = None) -> None:
+    state = {"type": kind, "name": name, "message": message}
+    api.post(f"/flow_runs/{run}/set_state", state=state, force=kind == "CRASHED")
 
 
 def running_api_url() -> str | None:

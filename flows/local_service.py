@@ -1,6 +1,7 @@
-"""The processes of this machine's Prefect: ``python -m flows.local_service server|worker``.
+"""The processes of this machine's Prefect: ``python -m flows.local_service server|worker|end-runs``.
 
-Both `backupiq up` and the systemd units start them this way, so that their settings stand in one place.
+Both `backupiq up` and the systemd units start them this way, so that their settings stand in one place. The third ends
+the worker's runs cleanly, which systemd has done before it stops the worker.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ import sys
 from pathlib import Path
 
 from flows.bounded_log import print_into
-from flows.local_server import HOST, WORK_POOL, folder, wait_for_api, worker_name
+from flows.local_api import LocalApi
+from flows.local_server import HOST, WORK_POOL, api_url, end_runs, folder, wait_for_api, worker_name
 
 SERVER = {
     # The UI's own address of the API is made of it, whatever --port says.
@@ -65,11 +67,14 @@ def arguments(role: str, port: int, queue: str) -> list[str]:
 def main() -> None:
     """Become that process."""
     parser = argparse.ArgumentParser(prog="flows.local_service")
-    parser.add_argument("role", choices=("server", "worker"))
+    parser.add_argument("role", choices=("server", "worker", "end-runs"))
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--queue", default="")
     parser.add_argument("--log", type=Path)
     given = parser.parse_args()
+    if given.role == "end-runs":
+        end_runs(LocalApi(api_url(given.port)), given.queue)
+        return
     os.umask(0o077)
     # Started in the background by a shell they are ignored, and Prefect's worker would not end when it is told to.
     signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -10,7 +10,7 @@ from prefect.artifacts import acreate_markdown_artifact
 from prefect.client.schemas.objects import State
 from prefect.states import Cancelled
 
-from backupiq.errors import BackupIQError, DegradedRunError, StorageError, StorageNotFoundError
+from backupiq.errors import BackupIQError, CatalogError, DegradedRunError, StorageError, StorageNotFoundError
 from backupiq.passwords import find_password
 from backupiq.profile import HealOptions
 from backupiq.profiles import Resolved, list_profiles, resolve_profile
@@ -131,7 +131,12 @@ def _tidy() -> dict[str, Any]:
     from backupiq.catalog.maintenance import maintain
     from backupiq.catalog.store import Catalog
 
-    with Catalog.open(repair=True) as catalog:
-        done = maintain(catalog.engine).to_dict()
+    try:
+        with Catalog.open(create=False, repair=True) as catalog:
+            done = maintain(catalog.engine).to_dict()
+    except CatalogError as error:
+        if error.details.get("reason") != "missing":
+            raise
+        done = {}  # nothing was cataloged on this machine yet
     log.info("catalog.maintained", **done)
     return done

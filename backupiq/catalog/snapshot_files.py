@@ -3,37 +3,40 @@
 from __future__ import annotations
 
 import asyncio
-import tempfile
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Coroutine, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-import msgspec
-
-from backupiq.catalog.rows import bounded, content_digest
-from backupiq.discovery.entry import Directory, EntryKind, FileEntry
+from backupiq.catalog.rows import content_digest
+from backupiq.catalog.snapshot_listing import (
+    FolderSpool,
+    Listing,
+    SnapshotDirectory,
+    read_listing,
+    telling_attributes,
+)
+from backupiq.discovery.entry import EntryKind, FileEntry
 from backupiq.errors import (
-    BackupIQError,
     CancelledRunError,
     CryptoError,
     PackError,
     PathNotInSnapshotError,
     RepositoryDamagedError,
-    TreeError,
-    UnsafePathError,
 )
 from backupiq.repository.blob import open_blob
 from backupiq.repository.pack import BlobType
 from backupiq.repository.reader import BlobReader
 from backupiq.repository.repository import Repository
-from backupiq.repository.tree import Node, check_name, posix_mode
+from backupiq.repository.tree import Node
 from backupiq.telemetry import get_logger
 from backupiq.telemetry.text import printable_path
 
-LOADED_AHEAD = 8
-"""Listings of sibling folders that are fetched at once."""
+LOADED_AHEAD = 32
+"""Listings of sibling folders that are fetched at once, at most."""
+LARGE_FOLDER = 1_000
+"""Beside folders with more entries than this, fewer are fetched at once: so many listings may wait on each level."""
 CACHED_ENTRIES = 50_000
 """Entries of folders that are kept for reading files by their path."""
 SMALL_BLOB = 256 << 10
@@ -41,34 +44,14 @@ SMALL_BLOB = 256 << 10
 MAX_BLOBS_READ = 64
 """Blobs of a file that are read for its beginning; they hold 512 KiB or more each, but for the last."""
 MAX_PATH = 64 << 10
-MAX_ATTRIBUTE = 64 << 10
 KEPT_ATTRIBUTES = 1_024
 """Folders given last whose attributes are at hand."""
-SPOOL_READ = 256 << 10
 MAX_ENTRIES = 50_000_000
 """Entries of one snapshot that are looked at: a tree may name the same folder twice in each of many levels."""
 
-_TELLING = ("xdg.", "kMDItemWhereFroms", "Zone.Identifier")
-_KINDS = {
-    "file": EntryKind.FILE,
-    "dir": EntryKind.DIR,
-    "symlink": EntryKind.SYMLINK,
-    "fifo": EntryKind.FIFO,
-    "chardev": EntryKind.CHARDEV,
-    "dev": EntryKind.BLOCKDEV,
-    "socket": EntryKind.SOCKET,
-}
 _ROOT = FileEntry(b"", EntryKind.DIR, 0, 0, 0, 0, 0, 0o040755, 0, 0, 1, 0)
 _log = get_logger("backupiq.catalog.snapshot_files")
 T = TypeVar("T")
-
-
-class SnapshotDirectory(Directory):
-    """A folder of a snapshot. ``contents`` has, for each of ``children``, the `content_digest` of a file, else None;
-    ``attributes`` the extended attributes of those children that say where they came from."""
-
-    contents: list[bytes | None] = msgspec.field(default_factory=list)
-    attributes: dict[bytes, dict[str, bytes]] = msgspec.field(default_factory=dict)
 
 
 @dataclass
@@ -83,14 +66,6 @@ class Changes:
 
 
 @dataclass(frozen=True, slots=True)
-class _Listing:
-    """A folder as it is stored: its entries sorted by name, without those that no folder can have."""
-
-    entries: list[FileEntry]
-    nodes: dict[bytes, Node]
-
-
-@dataclass(frozen=True, slots=True)
 class _Visit:
     """A folder that the walk will look at: ``old`` is the tree that stood there earlier, None when there was none."""
 
@@ -99,6 +74,10 @@ class _Visit:
     tree: str | None
     old: str | None
     in_unit: bool
+
+
+_Loaded = tuple[_Visit, Listing | None, Listing | None]
+"""A folder to look at, its listing, and the one of the earlier snapshot; None when it cannot be read, or is none."""
 
 
 class SnapshotFiles:
@@ -132,10 +111,10 @@ class SnapshotFiles:
         self._watch = frozenset(watch)
         self._stopped = threading.Event()
         self._lock = threading.Lock()
-        self._cache: OrderedDict[bytes, _Listing] = OrderedDict()
+        self._cache: OrderedDict[bytes, Listing] = OrderedDict()
         self._cached = 0
         self._changes: Changes | None = None
-        self._spool: _Spool | None = None
+        self._spool: FolderSpool | None = None
         self._recent: OrderedDict[bytes, dict[bytes, dict[str, bytes]]] = OrderedDict()
 
     @property
@@ -165,7 +144,7 @@ class SnapshotFiles:
             for directory in self._spool.directories(self._stopped):
                 yield self._note(directory)
             return
-        spool = _Spool()
+        spool = FolderSpool()
         changes = Changes()
         for directory in self._walk(changes):
             spool.add(directory)
@@ -204,7 +183,7 @@ class SnapshotFiles:
                 self._recent.popitem(last=False)
         return directory
 
-    def _directory(self, visit: _Visit, new: _Listing) -> SnapshotDirectory:
+    def _directory(self, visit: _Visit, new: Listing) -> SnapshotDirectory:
         nodes = new.nodes
         contents = [
             content_digest(nodes[entry.name].content or ()) if entry.kind is EntryKind.FILE else None
@@ -213,12 +192,12 @@ class SnapshotFiles:
         attributes = {
             name: found
             for name, node in nodes.items()
-            if node.extended_attributes and (found := _telling_attributes(node))
+            if node.extended_attributes and (found := telling_attributes(node))
         }
         self._remember(visit.path, new)
         return SnapshotDirectory(visit.path, visit.entry, list(new.entries), contents=contents, attributes=attributes)
 
-    def _below(self, visit: _Visit, new: _Listing, old: _Listing | None, changes: Changes) -> list[_Visit]:
+    def _below(self, visit: _Visit, new: Listing, old: Listing | None, changes: Changes) -> list[_Visit]:
         """The subfolders to look at; notes what is gone."""
         in_unit = visit.in_unit or any(self._is_unit(visit.path, each.nodes) for each in (new, old) if each is not None)
         before = {} if old is None else old.nodes
@@ -239,7 +218,7 @@ class SnapshotFiles:
                 visits.append(_Visit(prefix + entry.name, entry, tree, earlier, in_unit))
         return visits
 
-    def _load_visits(self, visits: Sequence[_Visit]) -> list[tuple[_Visit, _Listing | None, _Listing | None]]:
+    def _load_visits(self, visits: Sequence[_Visit]) -> list[_Loaded]:
         wanted = [visit.tree for visit in visits]
         # Where nothing differs there is nothing to compare; what is not readable was told of when it was new.
         wanted += [None if visit.old == visit.tree else visit.old for visit in visits]
@@ -250,14 +229,14 @@ class SnapshotFiles:
                 _log.warning("a folder of a snapshot cannot be read", folder=printable_path(visit.path)[:200])
         return list(zip(visits, news, olds, strict=True))
 
-    async def _load_all(self, trees: Sequence[str | None]) -> list[_Listing | None]:
+    async def _load_all(self, trees: Sequence[str | None]) -> list[Listing | None]:
         return list(await asyncio.gather(*map(self._load, trees)))
 
-    async def _load(self, tree: str | None) -> _Listing | None:
+    async def _load(self, tree: str | None) -> Listing | None:
         if tree is None:
             return None
         try:
-            return _listing(await self._reader.load_tree(tree))
+            return read_listing(await self._reader.load_tree(tree))
         except RepositoryDamagedError:
             return None
 
@@ -291,7 +270,7 @@ class SnapshotFiles:
         if recent is not None:
             return recent.get(name, {})
         node = self._node(path)
-        return _telling_attributes(node) if node is not None else {}
+        return telling_attributes(node) if node is not None else {}
 
     async def _read(self, blobs: Sequence[str], limit: int) -> bytes:
         head = bytearray()
@@ -305,7 +284,7 @@ class SnapshotFiles:
         folder, _, name = path.rpartition(b"/")
         return self._folder(folder or b"/").nodes.get(name)
 
-    def _folder(self, path: bytes) -> _Listing:
+    def _folder(self, path: bytes) -> Listing:
         with self._lock:
             found = self._cache.get(path)
             if found is not None:
@@ -330,13 +309,13 @@ class SnapshotFiles:
         self._remember(path, found)
         return found
 
-    def _listing_of(self, tree: str) -> _Listing:
-        async def load() -> _Listing:
-            return _listing(await self._reader.load_tree(tree))
+    def _listing_of(self, tree: str) -> Listing:
+        async def load() -> Listing:
+            return read_listing(await self._reader.load_tree(tree))
 
         return self._wait(load())
 
-    def _remember(self, path: bytes, listing: _Listing) -> None:
+    def _remember(self, path: bytes, listing: Listing) -> None:
         with self._lock:
             if path in self._cache:
                 return
@@ -358,58 +337,19 @@ class _Pending:
 
     def __init__(self, visits: Sequence[_Visit]) -> None:
         self._waiting = list(reversed(visits))
-        self._loaded: list[tuple[_Visit, _Listing | None, _Listing | None]] = []
+        self._loaded: list[_Loaded] = []
+        self._ahead = 4
 
-    def next(
-        self, load: Callable[[Sequence[_Visit]], list[tuple[_Visit, _Listing | None, _Listing | None]]]
-    ) -> tuple[_Visit, _Listing | None, _Listing | None] | None:
+    def next(self, load: Callable[[Sequence[_Visit]], list[_Loaded]]) -> _Loaded | None:
         """The next one with what stands there and stood there; None when there are no more."""
         if not self._loaded:
-            some = [self._waiting.pop() for _ in range(min(LOADED_AHEAD, len(self._waiting)))]
+            some = [self._waiting.pop() for _ in range(min(self._ahead, len(self._waiting)))]
             if not some:
                 return None
             self._loaded = load(some)[::-1]
+            large = any(new is not None and len(new.entries) > LARGE_FOLDER for _, new, _ in self._loaded)
+            self._ahead = 1 if large else min(2 * self._ahead, LOADED_AHEAD)
         return self._loaded.pop()
-
-
-class _Spool:
-    """Folders in a temporary file, for reading them again much faster than from a repository. For several threads."""
-
-    def __init__(self) -> None:
-        self._file = tempfile.TemporaryFile(prefix="backupiq-")  # noqa: SIM115 - closed by close()
-        self._lock = threading.Lock()
-        self._end = 0
-        self._encoder = msgspec.msgpack.Encoder()
-
-    def add(self, directory: SnapshotDirectory) -> None:
-        """Keep one more; only before any is read. OSError."""
-        data = self._encoder.encode(directory)
-        self._file.write(len(data).to_bytes(8, "little") + data)
-        self._end += 8 + len(data)
-
-    def directories(self, stopped: threading.Event) -> Iterator[SnapshotDirectory]:
-        """All of them, in order."""
-        decoder = msgspec.msgpack.Decoder(SnapshotDirectory)
-        position = 0
-        data = b""
-        while position < self._end or data:
-            if stopped.is_set():
-                raise CancelledRunError
-            needed = 8 + int.from_bytes(data[:8], "little") if len(data) >= 8 else 8
-            if len(data) < needed:
-                with self._lock:
-                    self._file.seek(position)
-                    more = self._file.read(max(SPOOL_READ, needed - len(data)))
-                position += len(more)
-                data += more
-                continue
-            yield decoder.decode(memoryview(data)[8:needed])
-            data = data[needed:]
-
-    def close(self) -> None:
-        """Give the file back."""
-        with self._lock:
-            self._file.close()
 
 
 class _HeadReader(BlobReader):
@@ -425,60 +365,3 @@ class _HeadReader(BlobReader):
                 except (CryptoError, PackError):
                     break  # the damage may lie beside the blob, or another pack may hold it too
         return await self.load_blob(blob_id, BlobType.DATA)
-
-
-def _listing(nodes: Sequence[Node]) -> _Listing:
-    by_name: dict[bytes, Node] = {}
-    entries: list[FileEntry] = []
-    for node in nodes:
-        try:
-            name = node.raw_name()
-            check_name(name)
-            entry = _entry(name, node)
-        except (TreeError, UnsafePathError):
-            continue
-        if name not in by_name:
-            by_name[name] = node
-            entries.append(entry)
-    entries.sort(key=_name)
-    return _Listing(entries, by_name)
-
-
-def _name(entry: FileEntry) -> bytes:
-    return entry.name
-
-
-def _entry(name: bytes, node: Node) -> FileEntry:
-    kind = _KINDS.get(node.type)
-    if kind is None:
-        raise TreeError
-    mtime_ns = _time(node.mtime_ns)
-    return FileEntry(
-        name,
-        kind,
-        node.size,
-        mtime_ns,
-        mtime_ns if node.ctime == node.mtime else _time(node.ctime_ns),
-        node.inode,
-        node.device_id,
-        posix_mode(node.mode, node.type),
-        node.uid,
-        node.gid,
-        node.links,
-        node.device,
-    )
-
-
-def _telling_attributes(node: Node) -> dict[str, bytes]:
-    return {
-        each.name: each.value
-        for each in node.extended_attributes or ()
-        if each.value and len(each.value) <= MAX_ATTRIBUTE and any(part in each.name for part in _TELLING)
-    }
-
-
-def _time(parse: Callable[[], int]) -> int:
-    try:
-        return bounded(parse())
-    except BackupIQError:
-        return 0

@@ -17,7 +17,8 @@ from typing import Protocol
 from backupiq.catalog.adding import Added, SnapshotRows
 from backupiq.catalog.health import Destination
 from backupiq.catalog.rows import FileRow, Known, SnapshotInfo
-from backupiq.catalog.snapshot_files import SnapshotDirectory, SnapshotFiles
+from backupiq.catalog.snapshot_files import SnapshotFiles
+from backupiq.catalog.snapshot_listing import SnapshotDirectory
 from backupiq.catalog.store import Catalog, CatalogedSnapshot, FileKey
 from backupiq.discovery.entry import Directory
 from backupiq.errors import BackupIQError, CatalogError, StorageError

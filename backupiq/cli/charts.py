@@ -166,10 +166,17 @@ class _Scale:
         return _round(self._left + (time_ns - self._first) / self._span * (WIDTH - RIGHT - self._left))
 
     def ticks(self, count: int = 4) -> tuple[Tick, ...]:
-        """Times at equal distances, the first and the last among them; days, or minutes where it is all within two."""
+        """Times at equal distances, the first and the last among them; days, or minutes where it is all within two.
+
+        No label comes twice.
+        """
         times = dict.fromkeys(self._first + self._span * number // (count - 1) for number in range(count))
         end = 10 if self._span > TWO_DAYS else 16
-        return tuple(Tick(self(time_ns), human_time(time_ns)[:end]) for time_ns in times)
+        by_label: dict[str, Tick] = {}
+        for time_ns in times:
+            label = human_time(time_ns)[:end]
+            by_label.setdefault(label, Tick(self(time_ns), label))
+        return tuple(by_label.values())
 
 
 def _byte_axis(most: int, height: float) -> tuple[float, tuple[Tick, ...]]:

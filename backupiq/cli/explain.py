@@ -97,7 +97,6 @@ def explain_live(path: bytes, pins: Sequence[str], *, now_ns: int) -> Seen:
         raise _nothing_there(path) from error
     is_folder = KIND_OF_FORMAT.get(mode & FORMAT_MASK) is EntryKind.DIR
     around = look_around(path, is_folder=is_folder)
-    inside = around.root.rstrip(b"/") + b"/"
     found = explain_in(
         around.files,
         path,
@@ -105,7 +104,7 @@ def explain_live(path: bytes, pins: Sequence[str], *, now_ns: int) -> Seen:
         key=secrets.token_bytes(KEY_BYTES),  # the hashes are not shown
         pins=Pins(parsed, [around.root]),
         attributes=live_attributes,
-        counts=lambda folder: folder == around.root or (around.whole and folder.startswith(inside)),
+        counts=around.covers,
     )
     if found is None:
         raise _nothing_there(path)
@@ -239,7 +238,7 @@ def _print(seen: Seen) -> None:
     found = seen.found
     print_line(escape_name(found.path))
     for name, text in _lines(seen):
-        print_line(f"  XX".rstrip())
+        print_line(f"  {name + ':' if name else '':<20}{text}".rstrip())
 
 
 def _lines(seen: Seen) -> Iterator[tuple[str, str]]:
@@ -253,7 +252,7 @@ def _lines(seen: Seen) -> Iterator[tuple[str, str]]:
         yield "role", facts.role or "none of test, configuration, documentation"
     else:
         yield "kind", f"{found.entry.kind.name.lower()}; only regular files have an importance of their own"
-    yield from _below(found)
+    yield from _below(seen)
     yield "project", _project(found.project)
     if importance is not None:
         yield "git", facts.git + (f": {escape_name(found.git_reason)}" if found.git_reason else "")
@@ -291,10 +290,13 @@ def _project(project: Project | None) -> str:
     )
 
 
-def _below(found: Explanation) -> Iterator[tuple[str, str]]:
-    below = found.below
+def _below(seen: Seen) -> Iterator[tuple[str, str]]:
+    from backupiq.cli.report_words import counted
+
+    below = seen.found.below
     if below is not None:
-        text = f"{below.files:,} files, {human_bytes(below.bytes)}"
+        text = f"{counted(below.files, 'file')}, {human_bytes(below.bytes)}"
+        text += "" if seen.whole else " in the folder itself"
         yield "holds", text + (f", importance {below.lowest} to {below.highest}" if below.files else "")
 
 

@@ -24,6 +24,7 @@ from backupiq.cli import (
     backup,
     catalog,
     doctor,
+    explain,
     find,
     heal,
     history,
@@ -32,6 +33,7 @@ from backupiq.cli import (
     keys,
     maintenance,
     providers,
+    report,
     restore,
     setup,
 )
@@ -97,6 +99,8 @@ app.command()(inspect.diff)
 app.command()(inspect.stats)
 app.command(context_settings=find.CONTEXT_SETTINGS)(find.find)
 app.command()(history.history)
+app.command()(report.report)
+app.command()(explain.explain)
 app.add_typer(catalog.app, name="catalog")
 app.add_typer(keys.app, name="key")
 app.command()(heal.heal)

@@ -22,6 +22,8 @@ from backupiq.semantics.regenerable_rules import rule_book
 
 MOST_ENTRIES = 200_000
 """Entries of a project that is walked whole."""
+MOST_LISTED = 1_000_000
+"""Entries of one folder that is listed by itself."""
 MOST_GIT_FOLDERS = 20_000
 """Folders of git's own that are looked at: refs may be nested."""
 MOST_CANDIDATES = 8
@@ -53,9 +55,17 @@ class Surroundings:
     whole: bool
     too_large: bytes | None = None
 
+    def covers(self, folder: bytes) -> bool:
+        """Whether all that the folder holds was to be looked at; the folders above ``root`` were only listed."""
+        return folder == self.root or (self.whole and _is_at_or_below(folder, self.root))
 
-def look_around(path: bytes, *, is_folder: bool, most_entries: int = MOST_ENTRIES) -> Surroundings:
-    """What surrounds an existing path, absolute and raw. What cannot be listed is taken as empty."""
+
+def look_around(path: bytes, *, is_folder: bool, most_entries: int | None = None) -> Surroundings:
+    """What surrounds an existing path, absolute and raw. What cannot be listed is taken as empty.
+
+    ``most_entries`` of a project that is walked whole: `MOST_ENTRIES` by default.
+    """
+    most_entries = MOST_ENTRIES if most_entries is None else most_entries
     folder = path if is_folder else parent_of(path)
     chain = [_list(each) for each in reversed([*at_and_above(folder)])]
     root: bytes | None = None
@@ -77,7 +87,7 @@ def _candidates(path: bytes, chain: Sequence[Directory], *, is_folder: bool) -> 
     """The folders worth walking, innermost first; the root folder never is."""
     book = rule_book()
     on_the_way = {path, *at_and_above(path)}
-    found = [path] if is_folder else []
+    found = [path] if is_folder and path != parent_of(path) else []
     for directory in reversed(chain):
         if directory.path == parent_of(directory.path):
             break
@@ -126,13 +136,13 @@ def _git_folders(directory: Directory) -> Iterator[Directory]:
 
 
 def _list(path: bytes) -> Directory:
-    """One folder, sorted by name, at most `MOST_ENTRIES` of it; incomplete when not all can be listed."""
+    """One folder, sorted by name, at most `MOST_LISTED` of it; incomplete when not all can be listed."""
     entries: list[FileEntry] = []
     complete = True
     try:
         own = entry_from_stat(name_of(path), os.stat(path))
         with os.scandir(path) as scan:
-            for item in islice(scan, MOST_ENTRIES):
+            for item in islice(scan, MOST_LISTED):
                 try:
                     entries.append(entry_from_stat(item.name, item.stat(follow_symlinks=False)))
                 except OSError:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
+import re
 import stat
 import subprocess
 import sys
@@ -14,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backupiq.errors import ConfigurationError, MissingConfigurationError, ValidationError
+from backupiq.hooks import Moment, RunFacts
 from backupiq.passwords import PasswordSources
 from backupiq.profile import BackupOptions, Profile, check_cron
 from backupiq.profiles import (
@@ -22,13 +25,18 @@ from backupiq.profiles import (
     list_profiles,
     load_profile,
     make_profile,
+    profile_label,
     profile_path,
     profiles_dir,
     render_profile,
     resolve_profile,
+    resolve_run,
     write_profile,
 )
+from backupiq.reports import BackupReport
 from backupiq.telemetry import redact_text
+from tests.docs.pages import blocks
+from tests.support.programs import ROOT
 
 TOKEN = "https://hc-ping.example/5a1c0de5-token"
 MINIMAL = {"paths": ["/data"], "to": ["/vault"]}
@@ -369,7 +377,37 @@ def test_schedules_that_make_no_sense_are_refused(cron: str) -> None:
         check_cron(cron)
 
 
+def test_the_page_shows_a_profile_that_is_valid_and_names_what_hooks_are_told(tmp_path: Path) -> None:
+    text = (ROOT / "docs" / "profiles.md").read_text()
+    (shown,) = (block.body for block in blocks("docs/profiles.md") if block.language == "toml")
+    assert problems(tmp_path, shown) == []
+    told = {name for name in re.findall(r"^\| (`BACKUPIQ_.+?) \|", text, re.MULTILINE)}
+    report = BackupReport(**{field.name: 0 for field in dataclasses.fields(BackupReport)})
+    facts = RunFacts("run").with_report(dataclasses.replace(report, unreadable=[], warnings=[]))
+    named = {name.strip("`") for row in told for name in row.split(", ")}
+    assert named == set(facts.environment(Moment.AFTER))
+
+
+def test_a_run_needs_options_or_a_profile_and_options_are_done_where_both_are(env: dict[str, str]) -> None:
+    with pytest.raises(ValidationError, match="the name of a profile"):
+        resolve_run(None, None, None)
+    path = written(env, '[backup]\npaths = ["/data"]\nto = ["/vault"]\n[[hooks.after]]\ncommand = ["true"]\n')
+    own = BackupOptions(paths=["/own"], to=["/elsewhere"])
+    assert resolve_run(own, "family", None).key.block == "family"
+    assert resolve_run(None, None, str(path)).options.paths == ["/data"]
+    both = resolve_run(own, None, str(path))
+    assert (both.options, both.name, len(both.hooks.after)) == (own, "home", 1)
+
+
+@pytest.mark.parametrize(
+    ("text", "label"), [("home", "home"), ("block:family", "family"), ("/x/y/home.toml", "home"), ("./a\x1b", "a\\x1b")]
+)
+def test_a_profile_is_named_for_people_by_what_they_wrote(text: str, label: str) -> None:
+    assert profile_label(text) == label
+
+
 def test_profiles_and_hooks_import_neither_prefect_nor_an_http_client() -> None:
-    code = "import sys, backupiq.profiles, backupiq.hooks, backupiq.cli.profile; print({'prefect', 'httpx'} & {*sys.modules})"
+    modules = "backupiq.profiles, backupiq.hooks, backupiq.cli.profile"
+    code = f"import sys, {modules}; print({{'prefect', 'httpx'}} & {{*sys.modules}})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"

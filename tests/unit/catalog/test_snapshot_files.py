@@ -9,10 +9,12 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import TypeVar
 
+import msgspec
 import pytest
 
 from backupiq.catalog.rows import content_digest
-from backupiq.catalog.snapshot_files import SnapshotDirectory, SnapshotFiles
+from backupiq.catalog.snapshot_files import SnapshotFiles
+from backupiq.catalog.snapshot_listing import SnapshotDirectory
 from backupiq.discovery.entry import EntryKind, entry_from_stat
 from backupiq.errors import CancelledRunError, PathNotInSnapshotError, RepositoryDamagedError
 from backupiq.repository.pack import BlobType
@@ -35,6 +37,13 @@ async def walk(files: SnapshotFiles) -> list[SnapshotDirectory]:
     return await asyncio.to_thread(lambda: list(files.directories()))
 
 
+async def listing_of(repository: Repository, spool: Path, nodes: list[Node]) -> str:
+    """Store a folder whose entries stand as they are given, however wrong; the id of its tree."""
+    plain = b'{"nodes":' + msgspec.json.encode(nodes) + b"}\n"
+    await store_pack(repository, spool, [plain], BlobType.TREE)
+    return hashlib.sha256(plain).hexdigest()
+
+
 async def tree_of(repository: Repository, spool: Path, nodes: list[Node]) -> str:
     """Store a folder as a foreign program might; the id of its tree."""
     plain = encode_tree(sorted(nodes, key=lambda node: node.raw_name()))
@@ -49,27 +58,22 @@ async def test_it_gives_what_the_walk_of_the_disk_gave(repository: Repository, t
     (source / "a").symlink_to("b.txt")
     os.mkfifo(source / "folder/pipe")
     (source / "folder" / os.fsdecode(b"\xff")).write_bytes(b"x" * 100)
-    os.chmod(source / "b.txt", 0o4755)
+    os.chmod(source / "b.txt", 0o4700)
     saved = await back_up(repository, tmp_path, source)
     found = {each.path: each for each in await walk(SnapshotFiles(repository, saved.tree))}
-    assert list(found)[0] == b"/"
+    assert next(iter(found)) == b"/"
     for folder in (source, source / "folder"):
         given = found[os.fsencode(folder)]
         assert [child.name for child in given.children] == sorted(os.fsencode(name) for name in os.listdir(folder))
         for child in given.children:
             real = entry_from_stat(child.name, os.lstat(os.path.join(os.fsencode(folder), child.name)))
-            for name in ("kind", "mtime_ns", "ctime_ns", "inode", "mode", "uid", "gid", "links"):
+            for name in ("kind", "mtime_ns", "ctime_ns", "inode", "mode", "uid", "gid"):
                 assert getattr(child, name) == getattr(real, name), (child.name, name)
             if child.kind is EntryKind.FILE:
-                assert child.size == real.size
+                assert (child.size, child.links) == (real.size, real.links)
         assert given.complete
-    contents = dict(
-        zip(
-            (child.name for child in found[os.fsencode(source)].children),
-            found[os.fsencode(source)].contents,
-            strict=True,
-        )
-    )
+    top = found[os.fsencode(source)]
+    contents = dict(zip((child.name for child in top.children), top.contents, strict=True))
     assert contents == {b"a": None, b"b.txt": content_digest([hashlib.sha256(b"b").hexdigest()]), b"folder": None}
 
 
@@ -182,16 +186,10 @@ async def test_what_differs_from_an_earlier_snapshot_is_given_with_the_way_to_it
     (source / "becomes").write_text("a file now")
     (source / "new").mkdir()
     after = await back_up(repository, tmp_path, source, parent_tree=before.tree)
-    files = SnapshotFiles(
-        repository, after.tree, base=before.tree, watch=[os.fsencode(source / "same"), os.fsencode(source / "new")]
-    )
-    given = [
-        os.fsdecode(each.path).removeprefix(str(source))
-        for each in await walk(files)
-        if each.path.startswith(os.fsencode(source))
-    ]
-    assert given == ["", "/changed", "/changed/deep", "/mixed", "/new"]
     at = os.fsencode(source)
+    files = SnapshotFiles(repository, after.tree, base=before.tree, watch=[at + b"/same", at + b"/new"])
+    given = [each.path.removeprefix(at).decode() for each in await walk(files) if each.path.startswith(at)]
+    assert given == ["", "/changed", "/changed/deep", "/mixed", "/new"]
     assert sorted(files.changes.gone) == [at + b"/mixed/goes"]
     assert sorted(files.changes.gone_folders) == [at + b"/becomes", at + b"/gone"]
     assert files.changes.seen == {at + b"/new"}
@@ -230,9 +228,7 @@ async def test_names_that_no_folder_can_have_are_left_out(repository: Repository
     spool.mkdir()
     bad = [Node(name=name, type="file", content=[]) for name in ("..", ".", "a/b", "\\x00", "\\q")]
     nodes = [*bad, Node(name="good", type="file", content=[]), Node(name="odd", type="unheard-of")]
-    plain = b'{"nodes":[' + b",".join(encode_tree([node])[10:-3] for node in nodes) + b"]}\n"
-    await store_pack(repository, spool, [plain], BlobType.TREE)
-    (root,) = await walk(SnapshotFiles(repository, hashlib.sha256(plain).hexdigest()))
+    (root,) = await walk(SnapshotFiles(repository, await listing_of(repository, spool, nodes)))
     assert [child.name for child in root.children] == [b"good"]
 
 
@@ -244,9 +240,7 @@ async def test_times_that_are_none_and_names_given_twice_end_nothing(repository:
         Node(name="b", type="file", mtime="not a time at all, not at all", content=[]),
         Node(name="b", type="dir", subtree="ab" * 32),
     ]
-    plain = b'{"nodes":[' + b",".join(encode_tree([node])[10:-3] for node in nodes) + b"]}\n"
-    await store_pack(repository, spool, [plain], BlobType.TREE)
-    (root,) = await walk(SnapshotFiles(repository, hashlib.sha256(plain).hexdigest()))
+    (root,) = await walk(SnapshotFiles(repository, await listing_of(repository, spool, nodes)))
     assert [(child.name, child.kind, child.mtime_ns) for child in root.children] == [
         (b"a", EntryKind.FILE, (1 << 63) - 1),
         (b"b", EntryKind.FILE, 0),
@@ -298,7 +292,7 @@ async def test_a_folder_without_a_tree_and_one_whose_tree_is_missing_are_counted
     nodes = [Node(name="none", type="dir"), Node(name="lost", type="dir", subtree="ab" * 32)]
     tree = await tree_of(repository, spool, nodes)
     files = SnapshotFiles(repository, tree)
-    root, *others = await walk(files)
+    _, *others = await walk(files)
     assert [(each.path, each.children, each.complete) for each in others] == [
         (b"/lost", [], False),
         (b"/none", [], False),
