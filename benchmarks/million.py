@@ -136,7 +136,7 @@ class MadeUpFiles:
             b"%s-%d" % (self._word(), each): {b"lib": self._files(kinds, 18), manifest[0]: 700}
             for each in range(max(1, int(paths * 0.45) // 22))
         }
-        project[made] = generated | proof
+        project[made] = proof | {b"lib": generated} if proof else generated
         tracked = sorted(_files_below({key: value for key, value in project.items() if key != made}))
         project[b".gitignore"] = made + b"/\n*.log\n"
         project[b".git"] = self._git(tracked)
@@ -262,7 +262,7 @@ _STACKS: list[tuple[tuple[bytes, bytes], bytes, Folder, list[tuple[bytes, int]]]
     ((b"Cargo.toml", b'[package]\nname = "%s"\nversion = "1.0.0"\n'), b"target", {}, _RS),
     ((b"pom.xml", b"<project><artifactId>%s</artifactId></project>\n"), b"target", {}, _JAVA),
 ]
-"""A manifest with its content, the folder that tools make, what proves that by lying in it, and the kinds of files."""
+"""A manifest with its content, the folder that tools make, what proves it by lying in it, and the kinds of files."""
 
 
 # --- the steps -----------------------------------------------------------------------------------------------------

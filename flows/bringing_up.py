@@ -156,7 +156,7 @@ def bring_up_by_systemd(port: int | None, note: Note) -> Up | list[str]:
         for path in paths:
             note(f"installed {path}")
         if not systemd_units.has_user_manager():
-            return ["systemctl --user daemon-reload", "backupiq up --systemd", "loginctl enable-linger"]
+            return ["backupiq up --systemd", "loginctl enable-linger"]
         systemd_units.systemctl("daemon-reload")
         systemd_units.systemctl("enable", "--now", server, worker)
         save_state(state)

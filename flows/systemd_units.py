@@ -36,17 +36,22 @@ def units_dir(env: Mapping[str, str] = os.environ) -> Path:
 
 def render(template: str, *, port: int, queue: str, env: Mapping[str, str] = os.environ) -> str:
     """A unit made of its template. ConfigurationError when a path cannot stand in a unit."""
-    variables = "\n".join(f"Environment={quoted(f'{name}={env[name]}')}" for name in PASSED_ON if env.get(name))
+    variables = "\n".join(
+        f"Environment={quoted(f'{name}={env[name]}', dollar='$')}" for name in PASSED_ON if env.get(name)
+    )
     values = {"PYTHON": quoted(sys.executable), "PORT": str(port), "QUEUE": quoted(queue), "ENVIRONMENT": variables}
     text = re.sub("@([A-Z]+)@", lambda found: values[found[1]], template)
     return re.sub(r"\n\n+(?=[A-Z])", "\n", text)
 
 
-def quoted(text: str) -> str:
-    """A word for a unit: quotes, backslashes, ``%`` and ``$`` mean nothing in it (systemd.syntax(7))."""
+def quoted(text: str, *, dollar: str = "$$") -> str:
+    """A word for a unit: quotes, backslashes, ``%`` and ``$`` mean nothing in it (systemd.syntax(7)).
+
+    ``dollar`` is how a line writes ``$``: only those with commands fill in variables. ConfigurationError.
+    """
     if not text.isprintable():
         raise ConfigurationError("A path that systemd needs holds a character that no unit can; move what it names.")
-    escaped = text.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%").replace("$", "$$")
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%").replace("$", dollar)
     return f'"{escaped}"'
 
 

@@ -40,7 +40,6 @@ async def test_from_nothing_to_a_catalog_and_back(place: Growing, program: Backu
     shown = program.json("catalog", "status")
     assert (shown["snapshots"], shown["database"], shown["revision"]) == (1, "sqlite", "0002")
     assert str(program.home) in shown["catalog"]
-    assert "file versions:" in program("catalog", "status").stdout
 
     catalog = Path(shown["catalog"])
     catalog.write_bytes(b"damaged" * 9_999)
@@ -54,8 +53,7 @@ async def test_from_nothing_to_a_catalog_and_back(place: Growing, program: Backu
 
     assert "0001" in program("catalog", "downgrade", "0001").stdout
     assert "0002" in program("catalog", "upgrade").stdout
-    refused = program("catalog", "downgrade", "nonsense", check=False)
-    assert "base, 0001, 0002" in refused.stderr
+    assert "file versions:" in program("catalog", "status").stdout
 
 
 async def test_a_rebuild_needs_the_password_and_an_empty_repository_is_no_trouble(

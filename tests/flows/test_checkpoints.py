@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import itertools
+import json
 import random
+import string
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ import pytest
 from pydantic import SecretStr
 
 import flows.backup as backup_flow
+from backupiq.catalog.store import Catalog
 from backupiq.errors import StorageQuotaError
 from backupiq.planning import checkpoints, order
 from backupiq.reports import BackupReport
@@ -206,6 +209,27 @@ def test_a_run_tells_what_it_holds_and_what_can_be_made_again(flows: Flows) -> N
     assert "`shop`" in artifacts["backup-contents"]["data"]
     assert "node_modules" in artifacts["backup-regenerable"]["data"]
     assert "MIIEpAIBAAKCAQEA" not in str(artifacts)
+
+
+def test_no_secret_and_no_content_of_a_file_is_in_the_catalog_the_log_or_the_artifacts(flows: Flows) -> None:
+    letters = string.ascii_letters + string.digits
+    token = "ghp_" + "".join(random.Random(3).choices(letters, k=36))
+    words = "the dog that nobody else writes about"
+    (flows.source / "notes.env").write_text(f"{words}\nGITHUB_TOKEN={token}\n")
+    report = flows.back_up(analysis="full")
+    assert [each["path"] for each in report.holds["secrets"]] == [str(flows.source / "notes.env")]
+    assert report.warnings == []
+    with Catalog.open(create=False) as catalog:
+        assert catalog.sizes()["findings"] >= 1
+        (path,) = [row[0] for row in catalog.engine.connect().exec_driver_sql("select file from pragma_database_list")]
+    kept = b"".join(found.read_bytes() for found in Path(path).parent.iterdir() if found.is_file())
+    assert b"github-pat" in kept
+    assert report.flow_run_id is not None
+    shown = json.dumps([flows.api.of_run(what, report.flow_run_id) for what in ("logs", "artifacts", "task_runs")])
+    for secret in (token, token[4:20], words):
+        assert secret.encode() not in kept
+        assert secret not in shown
+        assert secret not in json.dumps(report.to_dict())
 
 
 def test_folders_that_can_be_made_again_are_left_out_when_asked_for(flows: Flows) -> None:

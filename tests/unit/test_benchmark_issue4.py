@@ -100,7 +100,7 @@ def stored(tmp_path_factory: pytest.TempPathFactory) -> tuple[Restic, Path, Watc
     restic.run("init", repo=repository, password=PASSWORD)
     watch.look(2.0)
     for number, tag in enumerate(("checkpoint", "final")):
-        (tree / f"letter {number}").write_bytes(os.urandom(1000))
+        (tree / f"letter {number}").write_bytes(os.urandom(100_000))
         restic.run("backup", str(tree), "--tag", tag, repo=repository, password=PASSWORD)
         watch.look(10.0 + number)
     first = min(watch.seen, key=lambda name: watch.seen[name])
@@ -120,7 +120,8 @@ def test_a_snapshot_that_came_before_its_packs_is_found_out(stored: tuple[Restic
     restic, frozen, watch = stored
     shutil.copytree(frozen, tmp_path / "frozen")
     first = min(watch.seen, key=lambda name: watch.seen[name])
-    shutil.rmtree(tmp_path / "frozen" / first / "data")
+    packs = [path for path in (tmp_path / "frozen" / first / "data").rglob("*") if path.is_file()]
+    max(packs, key=lambda path: path.stat().st_size).unlink()  # the letter's
     with pytest.raises(WrongResultError, match="restic check"):
         protection.read_published(restic, tmp_path / "frozen", watch)
 

@@ -381,7 +381,7 @@ def test_the_page_shows_a_profile_that_is_valid_and_names_what_hooks_are_told(tm
     text = (ROOT / "docs" / "profiles.md").read_text()
     (shown,) = (block.body for block in blocks("docs/profiles.md") if block.language == "toml")
     assert problems(tmp_path, shown) == []
-    told = {name for name in re.findall(r"^\| (`BACKUPIQ_.+?) \|", text, re.MULTILINE)}
+    told = set(re.findall(r"^\| (`BACKUPIQ_.+?) \|", text, re.MULTILINE))
     report = BackupReport(**{field.name: 0 for field in dataclasses.fields(BackupReport)})
     facts = RunFacts("run").with_report(dataclasses.replace(report, unreadable=[], warnings=[]))
     named = {name.strip("`") for row in told for name in row.split(", ")}
