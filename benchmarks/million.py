@@ -143,18 +143,22 @@ class MadeUpFiles:
         return project
 
     def _git(self, tracked: Sequence[tuple[bytes, int]]) -> Folder:
-        head = hashlib.sha1(tracked[0][0], usedforsecurity=False).hexdigest().encode() + b"\n"
+        tree = hashlib.sha1(tracked[0][0], usedforsecurity=False).digest()
+        commit = b"tree %b\nauthor Ada <ada@example.org> 1780000000 +0000\n\nwork\n" % tree.hex().encode()
+        commit = b"commit %d\0" % len(commit) + commit
+        head = hashlib.sha1(commit, usedforsecurity=False).hexdigest().encode()
         objects: Folder = {
             b"%02x" % each: {self._draw.randbytes(19).hex().encode(): 900 for _ in range(3)} for each in range(12)
         }
+        objects[head[:2]] = {head[2:]: zlib.compress(commit)}
         pack = b"pack-" + self._draw.randbytes(20).hex().encode()
         return {
             b"HEAD": b"ref: refs/heads/main\n",
-            b"config": b'[core]\n\tfilemode = true\n[branch "main"]\n\tremote = origin\n\tmerge = refs/heads/main\n',
-            b"index": git_index(tracked),
+            b"config": _CONFIG,
+            b"index": git_index(tracked, tree),
             b"logs": {b"HEAD": 4_000},
             b"objects": objects | {b"pack": {pack + b".pack": 4_000_000, pack + b".idx": 60_000}},
-            b"refs": {b"heads": {b"main": head}, b"remotes": {b"origin": {b"main": head}}},
+            b"refs": {b"heads": {b"main": head + b"\n"}, b"remotes": {b"origin": {b"main": head + b"\n"}}},
         }
 
     def _files(self, kinds: Sequence[tuple[bytes, int]], count: int) -> Folder:
@@ -196,15 +200,20 @@ def mtime_ns(name: bytes) -> int:
     return NOW_NS if name == b"index" else NOW_NS - DAY_NS - zlib.crc32(name) % (730 * 86_400) * 10**9
 
 
-def git_index(files: Sequence[tuple[bytes, int]]) -> bytes:
-    """An index (version 2 of git's index-format) of these paths with their sizes, which are in sorted order."""
+def git_index(files: Sequence[tuple[bytes, int]], tree: bytes) -> bytes:
+    """An index (version 2 of git's index-format) of these paths with their sizes, which are in sorted order.
+
+    ``tree``: the raw id that the index has for the top folder; it is the last commit's when nothing is staged.
+    """
     entries = []
     for path, size in files:
         mtime = mtime_ns(path.rpartition(b"/")[2]) // 10**9
         stat = (mtime, 0, mtime, 0, 1, 0, 0o100644, 1000, 1000, size & 0xFFFFFFFF)
         fixed = struct.pack(">10I20sH", *stat, b"i" * 20, min(len(path), 0xFFF))
         entries.append(fixed + path + b"\0" * (8 - (62 + len(path)) % 8))
+    cached = b"\0%d 0\n" % len(files) + tree
     body = struct.pack(">4sII", b"DIRC", 2, len(files)) + b"".join(entries)
+    body += struct.pack(">4sI", b"TREE", len(cached)) + cached
     return body + hashlib.sha1(body, usedforsecurity=False).digest()
 
 
@@ -216,6 +225,15 @@ def _files_below(folder: Folder) -> Iterator[tuple[bytes, int]]:
             yield name, len(value) if isinstance(value, bytes) else value
 
 
+_CONFIG = b"""[core]
+\tfilemode = true
+[remote "origin"]
+\turl = https://git.example.org/ada/work.git
+\tfetch = +refs/heads/*:refs/remotes/origin/*
+[branch "main"]
+\tremote = origin
+\tmerge = refs/heads/main
+"""
 _SYLLABLES = [b"ba", b"ce", b"di", b"fo", b"gu", b"la", b"me", b"ni", b"po", b"ru", b"sa", b"te", b"vi", b"wo", b"xu"]
 _SHARES = {
     b".cache": 0.05,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Coroutine
 from typing import Any
 
@@ -9,9 +10,12 @@ from prefect import flow
 from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run as runtime
 
-from backupiq.errors import CancelledRunError, CatalogError, RepositoryDamagedError, StorageError
+from backupiq.errors import BackupIQError, CancelledRunError, CatalogError, RepositoryDamagedError, StorageError
+from backupiq.hooks import RunFacts, around
+from backupiq.passwords import PasswordSources
 from backupiq.planning.order import WORTH_SECONDS
-from backupiq.profile import BackupOptions
+from backupiq.profile import BackupOptions, Hooks
+from backupiq.profiles import profile_label, resolve_run
 from backupiq.state import note_uncatalogued
 from backupiq.telemetry import bind_run, correlation, get_logger
 from flows.active import ActiveBackup
@@ -36,27 +40,58 @@ log = get_logger("backupiq.flows.backup")
 
 
 def _run_name() -> str:
-    options: BackupOptions = from_prefect(runtime.parameters["options"])
-    return f"backup {short_list(options.paths)} -> {short_list(map(destination_label, options.to))}"
+    options, profile = runtime.parameters.get("options"), runtime.parameters.get("profile")
+    if options is None:
+        try:
+            options = resolve_run(None, None, profile).options
+        except BackupIQError:  # the run itself says what is wrong
+            return f"backup {profile_label(profile or '')}".strip()
+    else:
+        options = from_prefect(options)
+    what = profile_label(profile) if profile else short_list(options.paths)
+    return f"backup {what} -> {short_list(map(destination_label, options.to))}"
 
 
 @flow(name="backup", flow_run_name=_run_name, persist_result=False, log_prints=False)
-async def backup(options: BackupOptions, key_block: str | None = None) -> dict[str, Any] | State[Any]:
-    """Back up files and folders into an encrypted, deduplicated repository.
+async def backup(
+    options: BackupOptions | None = None, key_block: str | None = None, profile: str | None = None
+) -> dict[str, Any] | State[Any]:
+    """Back up files and folders into an encrypted, deduplicated repository, by a profile or by the options given.
 
     Args:
-        options: What to back up, where to and how.
-        key_block: Name of the RepositoryKey block with the repository's password.
+        options: What to back up, where to and how; left out, the profile says it.
+        key_block: Name of the RepositoryKey block with the repository's password; left out, the profile's.
+        profile: Name of a profile on the machine that runs this, the path of its file, or block:NAME.
     """
     run = current_run()
     run.begin()
     tell_prefect()
     bind_run(run_id=run_key())
-    return await cancellable(run, current_flow_run_id(), _backup(run, from_prefect(options), key_block))
+    given = from_prefect(options) if options is not None else None
+    return await cancellable(run, current_flow_run_id(), _hooked(run, given, key_block, profile))
 
 
-async def _backup(run: RunContext, options: BackupOptions, key_block: str | None) -> dict[str, Any]:
-    async with open_backup(run, options, key_block, _discover) as (work, opened):
+async def _hooked(
+    run: RunContext, given: BackupOptions | None, key_block: str | None, profile: str | None
+) -> dict[str, Any]:
+    todo = run.resolved
+    if todo is None:  # started by a worker; a block is looked up by a call to Prefect's API
+        todo = await asyncio.to_thread(resolve_run, given, key_block, profile)
+    options = todo.options
+    facts = RunFacts(
+        run_id=run_key(),
+        run_name=runtime.name or "",
+        profile=todo.name,
+        paths=tuple(options.paths),
+        destinations=tuple(map(destination_label, options.to)),
+    )
+    hooks = Hooks() if options.dry_run else todo.hooks
+    async with around(hooks, facts, report=lambda: run.report, note=run.progress.note):
+        return await _backup(run, options, todo.key)
+
+
+async def _backup(run: RunContext, options: BackupOptions, key: PasswordSources) -> dict[str, Any]:
+    async with open_backup(run, options, key, _discover) as (work, opened):
         session = work.session
         run.progress.stage("looking for files")
         if options.exclude_regenerable:

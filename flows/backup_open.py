@@ -17,6 +17,7 @@ from backupiq.archive.session import BackupSession, RunSettings, closing, group_
 from backupiq.archive.spool import default_parent
 from backupiq.discovery.rules import ExcludeRules, PatternLine, read_pattern_file
 from backupiq.errors import RepositoryMissingError, StorageError
+from backupiq.passwords import PasswordSources
 from backupiq.planning.resources import look
 from backupiq.profile import BackupOptions
 from backupiq.repository.repository import Repository
@@ -56,7 +57,7 @@ class Opened:
 async def open_backup(
     run: RunContext,
     options: BackupOptions,
-    key_block: str | None,
+    key: PasswordSources,
     discover: Callable[[ActiveBackup], Coroutine[Any, Any, None]],
 ) -> AsyncIterator[tuple[ActiveBackup, Opened]]:
     """Everything the run needs, given back in the right order whatever happens.
@@ -66,7 +67,7 @@ async def open_backup(
     async with contextlib.AsyncExitStack() as stack:
         breakers = await stack.enter_async_context(guarding(Breakers(note=run.progress.note)))
         providers = [await stack.enter_async_context(provider) for provider in make_providers(options)]
-        password = resolve_password(run, [provider.location for provider in providers], key_block)
+        password = resolve_password(run, [provider.location for provider in providers], key)
         run.progress.stage("opening the repository")
         progress = await stack.enter_async_context(FlowProgress.over(run.progress))
         settings = RunSettings(options.threads or look(default_parent()).threads, default_parent(), options.dry_run)

@@ -12,6 +12,7 @@ from typing import Any
 
 from pydantic import SecretStr
 
+from backupiq.profiles import Resolved
 from backupiq.progress import ProgressSink, SilentProgress
 
 
@@ -24,6 +25,8 @@ class RunContext:
     """
 
     password: SecretStr | None = None
+    resolved: Resolved | None = None
+    """What a face has made of a profile already: then no run reads it again."""
     progress: ProgressSink = dataclasses.field(default_factory=SilentProgress)
     launched: float = dataclasses.field(default_factory=time.perf_counter)
     flow_began: float | None = None

@@ -15,6 +15,7 @@ from pydantic import SecretStr
 from backupiq.errors import BackupIQError, CancelledRunError, OrchestrationError
 from backupiq.memory import share_heaps
 from backupiq.profile import BackupOptions, HealOptions, RestoreOptions
+from backupiq.profiles import Resolved
 from backupiq.progress import ProgressSink
 from backupiq.replicas.report import HealReport
 from backupiq.reports import BackupReport, RestoreSummary
@@ -30,15 +31,21 @@ GOODBYE_SECONDS = 2.0
 """How long a run that was ended may still talk to Prefect's API once it has cleaned up."""
 
 
-def run_backup(options: BackupOptions, *, password: SecretStr, progress: ProgressSink) -> BackupReport:
-    """Run the backup flow in this process; BackupIQError when it fails, CancelledRunError when it is ended early."""
+def run_backup(
+    options: BackupOptions, *, password: SecretStr, progress: ProgressSink, resolved: Resolved | None = None
+) -> BackupReport:
+    """Run the backup flow in this process; BackupIQError when it fails, CancelledRunError when it is ended early.
+
+    ``resolved`` is what was made of a profile: its options are done, and its hooks run around them.
+    """
+    profile = resolved.name if resolved is not None else None
 
     def load() -> Callable[[], Awaitable[Any]]:
         from flows.backup import backup
 
-        return lambda: backup(to_prefect(options), return_state=True)
+        return lambda: backup(to_prefect(options), profile=profile, return_state=True)
 
-    report: BackupReport = _launch(load, RunContext(password=password, progress=progress))
+    report: BackupReport = _launch(load, RunContext(password=password, progress=progress, resolved=resolved))
     return report
 
 
@@ -72,7 +79,7 @@ def _launch(load: Callable[[], Callable[[], Awaitable[Any]]], run: RunContext) -
     try:
         with signals.noted(), running(run):
             run.progress.stage("starting Prefect")
-            prepare_environment()
+            prepare_environment(tell=run.progress.note)
             with _without_collecting():
                 start = load()
             signals.check()

@@ -46,12 +46,13 @@ def limits_of(options: Bandwidth) -> Limits:
     )
 
 
-def resolve_password(run: RunContext, locations: Sequence[str], key_block: str | None) -> SecretStr:
-    """The password of this run: the caller's, else that of the block or the environment of the process."""
+def resolve_password(run: RunContext, locations: Sequence[str], key: PasswordSources | str | None) -> SecretStr:
+    """The password of this run: the caller's, else that of the sources (a text names a block) or the environment."""
     if run.password is not None:
         register_secret(run.password.get_secret_value())
         return run.password
-    found = find_password(PasswordSources(block=key_block), locations, note=run.progress.note)
+    sources = key if isinstance(key, PasswordSources) else PasswordSources(block=key)
+    found = find_password(sources, locations, note=run.progress.note)
     if found is None:
         raise missing_password()
     return found.secret

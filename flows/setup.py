@@ -18,6 +18,7 @@ from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate, GlobalC
 from prefect.exceptions import ObjectNotFound
 
 from backupiq.errors import MissingConfigurationError, ValidationError
+from blocks.backup_profile import BackupProfile
 from blocks.destinations import TYPES
 from blocks.repository_key import RepositoryKey
 from flows.naming import TAGGED, tag_of
@@ -83,6 +84,7 @@ async def set_up(tag_limits: Mapping[str, int], global_limits: Mapping[str, int]
     with api_errors():
         async with get_client() as client:
             done = [await _register(client, RepositoryKey, RepositoryKey.get_block_type_name())]
+            done.append(await _register(client, BackupProfile, BackupProfile.get_block_type_name()))
             for kind in TYPES:
                 try:
                     cls = kind.load_class()

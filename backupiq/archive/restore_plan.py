@@ -6,7 +6,7 @@ import os
 import stat
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from backupiq.archive.metadata import Attributes, RestoreProblem
 from backupiq.archive.restore_table import (
@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 
 __all__ = ["DAMAGE", "MAX_DEPTH", "MAX_ITEMS", "RestorePlan", "TreeSource", "plan_restore"]
 
+PATTERN_ENGINE: Literal["simple"] = "simple"
+"""Of pathspec's engines the one that takes names which are not text: RE2 wants UTF-8."""
 MAX_DEPTH = 16_384
 """Folders within folders; no program could have read deeper ones in one piece."""
 MAX_ITEMS = 100_000_000
@@ -113,8 +115,8 @@ class _Selection:
         from pathspec import GitIgnoreSpec
 
         try:
-            self._include = GitIgnoreSpec.from_lines(include) if include else None
-            self._exclude = GitIgnoreSpec.from_lines(exclude) if exclude else None
+            self._include = GitIgnoreSpec.from_lines(include, backend=PATTERN_ENGINE) if include else None
+            self._exclude = GitIgnoreSpec.from_lines(exclude, backend=PATTERN_ENGINE) if exclude else None
         except ValueError as error:
             raise ValidationError(
                 "A pattern to include or exclude is not valid. Check its gitignore syntax."

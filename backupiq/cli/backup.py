@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -17,11 +17,12 @@ from backupiq.cli.options import (
     PasswordFile,
     Quiet,
     RetryLock,
+    absolute_destination,
     parse_size,
 )
 from backupiq.cli.output import human_bytes, note, print_json, print_line
 from backupiq.cli.session import Access, check_destinations, choose_destinations, wrong_password
-from backupiq.errors import WrongPasswordError
+from backupiq.errors import MissingConfigurationError, WrongPasswordError
 
 if TYPE_CHECKING:
     from backupiq.reports import BackupReport
@@ -39,8 +40,15 @@ class Analysis(StrEnum):
 
 def backup(
     paths: Annotated[
-        list[str], typer.Argument(metavar="PATH", help="Files and folders to back up.", show_default=False)
-    ],
+        list[str] | None,
+        typer.Argument(metavar="PATH", help="Files and folders to back up; else the profile's.", show_default=False),
+    ] = None,
+    profile: Annotated[
+        str | None,
+        typer.Option(
+            "--profile", "-p", metavar="NAME|FILE", help="Do what this profile says (also block:NAME); options win."
+        ),
+    ] = None,
     to: Annotated[
         list[str] | None,
         typer.Option(
@@ -85,8 +93,11 @@ def backup(
         typer.Option("--pin", metavar="PATTERN=LEVEL", help="What files are worth: high, normal, low or 0 to 100."),
     ] = None,
     analysis: Annotated[
-        Analysis, typer.Option("--analysis", help="Look into files before storing them: always, or where it pays.")
-    ] = Analysis.AUTO,
+        Analysis | None,
+        typer.Option(
+            "--analysis", show_default="auto", help="Look into files before storing them: always, or where it pays."
+        ),
+    ] = None,
     tag: Annotated[
         list[str] | None, typer.Option("--tag", metavar="TAG", help="A tag for the snapshot; may be repeated.")
     ] = None,
@@ -116,41 +127,52 @@ def backup(
     from backupiq.cli.creating import password_for_writing
     from backupiq.cli.progress_display import show_progress
     from backupiq.profile import BackupOptions
+    from backupiq.profiles import resolve_profile
     from backupiq.state import remember_repository
 
     access = Access(to, password_file, password_command, key_block)
-    destinations = choose_destinations(access.repo)
+    if not paths and profile is None:
+        raise MissingConfigurationError("Nothing says what to back up; give a PATH, or --profile NAME.")
+    given: dict[str, Any] = {
+        "paths": [os.path.abspath(path) for path in paths or []],
+        "to": list(dict.fromkeys(map(absolute_destination, to or []))) if profile else choose_destinations(access.repo),
+        "exclude": exclude,
+        "iexclude": iexclude,
+        "exclude_file": exclude_file,
+        "exclude_caches": exclude_caches,
+        "exclude_larger_than": exclude_larger_than,
+        "exclude_special": exclude_special,
+        "one_file_system": one_file_system,
+        "exclude_regenerable": exclude_regenerable,
+        "pin": pin,
+        "analysis": analysis.value if analysis is not None else None,
+        "tags": tag,
+        "host": host,
+        "parent": parent,
+        "force": force,
+        "dry_run": dry_run,
+        "threads": threads,
+        "limit_upload": limit_upload,
+        "limit_download": limit_download,
+        "retry_lock": retry_lock,
+    }
+    resolved = resolve_profile(profile, given, key=access.sources(), env=access.env) if profile else None
+    if resolved is not None:
+        options, key = resolved.options, resolved.key
+    else:
+        options, key = (
+            BackupOptions(**{name: value for name, value in given.items() if value is not None}),
+            access.sources(),
+        )
+    destinations = options.to
     check_destinations(destinations)
-    options = BackupOptions(
-        paths=[os.path.abspath(path) for path in paths],
-        to=destinations,
-        exclude=exclude or [],
-        iexclude=iexclude or [],
-        exclude_file=exclude_file or [],
-        exclude_caches=exclude_caches,
-        exclude_larger_than=exclude_larger_than,
-        exclude_special=exclude_special,
-        one_file_system=one_file_system,
-        exclude_regenerable=exclude_regenerable,
-        pin=pin or [],
-        analysis=analysis.value,
-        tags=tag or [],
-        host=host,
-        parent=parent,
-        force=force,
-        dry_run=dry_run,
-        threads=threads,
-        limit_upload=limit_upload,
-        limit_download=limit_download,
-        retry_lock=retry_lock,
-    )
-    password = password_for_writing(access.sources(), destinations, dry_run=dry_run)
+    password = password_for_writing(key, destinations, dry_run=dry_run)
 
     from flows.launch import run_backup
 
     with show_progress(silent=quiet or json) as progress:
         try:
-            report = run_backup(options, password=password.secret, progress=progress)
+            report = run_backup(options, password=password.secret, progress=progress, resolved=resolved)
         except WrongPasswordError as error:
             raise wrong_password(error, password, ", ".join(destinations)) from error
     if not dry_run:

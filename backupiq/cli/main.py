@@ -32,10 +32,12 @@ from backupiq.cli import (
     inspect,
     keys,
     maintenance,
+    profile,
     providers,
     report,
     restore,
     setup,
+    up,
 )
 from backupiq.cli.output import clean_line, silence_closed_stdout
 from backupiq.errors import BackupIQError, CancelledRunError, ResourceError, ValidationError
@@ -108,6 +110,10 @@ app.command()(maintenance.unlock)
 app.command()(doctor.doctor)
 app.add_typer(providers.app, name="providers")
 app.command()(setup.setup)
+app.command()(up.up)
+app.command()(up.down)
+app.command()(up.status)
+app.add_typer(profile.app, name="profile")
 
 
 def run(arguments: Sequence[str] | None = None) -> int:

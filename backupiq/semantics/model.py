@@ -31,7 +31,7 @@ class Category(enum.StrEnum):
 class FileType(msgspec.Struct, frozen=True, gc=False):
     """The language or format of a file.
 
-    ``name`` is the language's or format's own ("Python", "PNG"), empty when unknown; ``detected_by`` names the step that
+    ``name`` is the language's or format's own ("Python", "PNG"), empty when unknown; ``detected_by`` is the step that
     said so ("name", "extension", "shebang", "modeline", "signature", "heuristic", "magika", "none"); ``confidence`` is
     0 to 100; ``conflict``: the extension and the content disagree.
     """

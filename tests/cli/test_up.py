@@ -20,13 +20,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backupiq.errors import ConfigurationError, OrchestrationError, ResourceError, ValidationError
+from backupiq.profile import Profile
+from backupiq.profiles import profiles_dir, write_profile
 from flows import local_server, local_service, systemd_units
 from flows.bounded_log import BoundedLog, last_lines
 from flows.environment import DASHBOARD, has_api, prepare_environment
 from flows.local_server import LocalState, alone, load_state, save_state, start_server, stop_all
 from flows.processes import Process, is_running, mark_of, stop
 from tests.support.prefect_server import PrefectServer
-from tests.support.programs import BackupIQ, backupiq_program, unavailable
+from tests.support.programs import BackupIQ, backupiq_program, isolated_home, unavailable
 
 RUN_SECONDS = 180.0
 
@@ -74,12 +76,9 @@ def ask(url: str, body: dict[str, Any] | None = None) -> Any:
 
 
 def test_what_is_up_runs_a_deployment_and_goes_down_again(tmp_path: Path) -> None:
-    home, source, vault = tmp_path / "home", tmp_path / "documents", tmp_path / "vault"
-    home.mkdir()
-    source.mkdir()
-    (source / "letter.txt").write_text("Dear Anna,\n")
+    home, vault = tmp_path / "home", tmp_path / "vault"
+    password = make_profile(home, tmp_path / "documents", vault)
     program = BackupIQ(backupiq_program(), home, None, {"DO_NOT_TRACK": "1"})
-    program("init", "--to", vault)  # keeps the password that it makes where the worker's runs find it
     try:
         first = program.json("up", "--port", str(free_port()))
         assert (first["server"], first["worker"]) == ("started", "started")
@@ -89,9 +88,13 @@ def test_what_is_up_runs_a_deployment_and_goes_down_again(tmp_path: Path) -> Non
         assert database.stat().st_mode & 0o777 == 0o700
         assert (database / "prefect.db").stat().st_mode & 0o077 == 0
 
-        run = start_backup(first["api"], str(source), str(vault))
+        nightly = ask(f"{first['api']}/deployments/name/backup/backup-nightly")
+        (planned,) = [each for each in nightly["schedules"] if each["active"]]
+        assert (planned["slug"], planned["parameters"]) == ("profile-home", {"profile": "home"})
+        body = {"parameters": planned["parameters"], "state": {"type": "SCHEDULED"}}
+        run = ask(f"{first['api']}/deployments/{nightly['id']}/create_flow_run", body)["id"]
         assert wait_for(first["api"], run) == "COMPLETED"
-        assert len(program.json("snapshots", "--repo", vault)) == 1
+        assert len(program.json("snapshots", "--repo", vault, "--password-file", password)) == 1
 
         up = program.json("status")
         assert (up["up"], up["server"], up["worker"], up["ui"]) == (True, "running", "running", first["ui"])
@@ -110,11 +113,21 @@ def test_what_is_up_runs_a_deployment_and_goes_down_again(tmp_path: Path) -> Non
     assert program.json("down") == {"stopped": []}
 
 
-def start_backup(api: str, source: str, vault: str) -> str:
-    deployment = ask(f"{api}/deployments/name/backup/backup-nightly")
-    body = {"parameters": {"options": {"paths": [source], "to": [vault]}}, "state": {"type": "SCHEDULED"}}
-    run: str = ask(f"{api}/deployments/{deployment['id']}/create_flow_run", body)["id"]
-    return run
+def make_profile(home: Path, source: Path, vault: Path) -> Path:
+    """A profile named home with a schedule; the file of its password."""
+    source.mkdir()
+    (source / "letter.txt").write_text("Dear Anna,\n")
+    password = home / "password"
+    profile = Profile(
+        name="home",
+        backup={"paths": [str(source)], "to": [str(vault)]},
+        key={"password_file": str(password)},
+        schedule={"cron": "0 3 1 1 *", "timezone": "Europe/Berlin"},
+    )
+    write_profile(profile, profiles_dir(isolated_home(home)) / "home.toml")
+    password.write_text("a password that stands nowhere else")
+    password.chmod(0o600)
+    return password
 
 
 def wait_for(api: str, run: str) -> str:
@@ -208,6 +221,11 @@ def test_status_and_down_have_nothing_to_do_where_nothing_is_up(program: BackupI
     assert program("status", "--json", check=False).returncode == 3
     assert program.json("down") == {"stopped": []}
     assert not (program.home / ".prefect").exists()
+
+
+def test_the_process_of_a_run_ends_with_the_engines_exit_code() -> None:
+    done = subprocess.run([sys.executable, "-m", "flows.engine", "no id"], capture_output=True, text=True, check=False)
+    assert (done.returncode, "Invalid flow run id" in done.stderr) == (1, True)
 
 
 # --- settings ------------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from backupiq.errors import StorageAuthenticationError, StoragePermissionError, StorageThrottledError
+from backupiq.errors import StorageAuthenticationError, StorageThrottledError
 from tests.faults.cloud_places import PLACES, Place
 from tests.faults.faults_table import ROWS, Call, Row
 from tests.faults.hasty_driver import HastyCommands
@@ -37,7 +37,7 @@ def chosen_rows(kind: str) -> list[Row]:
     rows = [row for row in ROWS if row.call is Call.UPLOAD and not row.closed and row.faults[kind] is not None]
     if FULL:
         return [row for row in rows if kind != "icloud" or not isinstance(row.faults[kind], BlackHole)]
-    wanted = (StorageThrottledError, StoragePermissionError, StorageAuthenticationError)
+    wanted = (StorageThrottledError, StorageAuthenticationError)
     first = {row.errors[kind]: row for row in reversed(rows) if row.errors[kind] in wanted}
     return [next(row for row in rows if isinstance(row.faults[kind], Reset)), *first.values()]
 

@@ -1,4 +1,4 @@
-"""Deployments in a real Prefect: made from prefect.yaml and kept up to date, what people set left alone; their flows."""
+"""Deployments in a real Prefect: made from prefect.yaml, kept up to date, what people set left alone; their flows."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ async def test_what_the_file_says_now_takes_the_place_of_what_it_said(api: Api, 
 
 async def test_what_people_set_stays(api: Api, wanted: Definition) -> None:
     from prefect.client.orchestration import get_client
-    from prefect.client.schemas.actions import DeploymentUpdate
+    from prefect.client.schemas.actions import DeploymentScheduleCreate, DeploymentUpdate
     from prefect.client.schemas.schedules import CronSchedule
 
     await apply_deployments([wanted])
@@ -129,7 +129,8 @@ async def test_what_people_set_stays(api: Api, wanted: Definition) -> None:
         found = await client.read_deployment_by_name(f"backup/{wanted.name}")
         (nightly,) = found.schedules
         await client.update_deployment_schedule(found.id, nightly.id, active=True)
-        await client.create_deployment_schedules(found.id, [(CronSchedule(cron="0 12 * * *", timezone="UTC"), False)])
+        noon = DeploymentScheduleCreate(schedule=CronSchedule(cron="0 12 * * *", timezone="UTC"), active=False)
+        await client.create_deployment_schedules(found.id, [noon])
         await client.update_deployment(found.id, DeploymentUpdate(parameters={"key_block": "vault"}))
         await client.pause_deployment(found.id)
     changed = dataclasses.replace(wanted, description="Another one.")
