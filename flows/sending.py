@@ -142,14 +142,13 @@ class Sending:
     def checkpoint(self, snapshot: Snapshot) -> None:
         """Publish this checkpoint, whose packs are finished, wherever they arrive, as soon as they do; returns at once.
 
-        A destination that has not published the one before skips that.
+        They are published in order, each before what comes after it is sent.
         """
         for lane in self._to.lanes.flowing:
             mine = self._checkpoints[lane.name]
-            for before in mine:
-                before.cancel()
             self._first_tries[lane.name] = asyncio.Event()
-            task = asyncio.create_task(self._publish_checkpoint(lane, snapshot, set(self._uploads[lane.name])))
+            needed = self._uploads[lane.name] | mine
+            task = asyncio.create_task(self._publish_checkpoint(lane, snapshot, needed))
             mine.add(task)
             task.add_done_callback(mine.discard)
 

@@ -18,9 +18,9 @@ MOST_AGEING = 40.0
 """Points of importance that a file gains by waiting to be stored, a day and at most."""
 WORTH_SECONDS = 60.0
 """A run that is expected to end sooner takes files by path, and publishes no checkpoint on the way."""
-WAVES = (1 / 64, 1 / 8, 1 / 2, 1.0)
+WAVES = (1 / 64, 1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0)
 """Where waves end, as parts of the bytes to store."""
-SMALLEST_WAVE_SECONDS = 10.0
+SMALLEST_WAVE_SECONDS = 2.0
 FILE_BYTES = 20_000
 """What opening a file costs, as bytes that could be sent meanwhile."""
 
