@@ -133,6 +133,10 @@ def _has_ended(pid: int) -> bool:
     with contextlib.suppress(ChildProcessError):
         if os.waitpid(pid, os.WNOHANG)[0] == pid:
             return True
+        if _is_alive(pid):
+            return False
+        os.waitpid(pid, 0)  # it ended in between
+        return True
     return not _is_alive(pid)
 
 
