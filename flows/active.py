@@ -29,6 +29,8 @@ class ActiveBackup:
     limit_upload: int | None = None
     importance: Sequence[int] | None = None
     """Of the files to read, in the order of `session.changes.to_read`; None when it was not asked for."""
+    waited_days: Sequence[float] | None = None
+    """Of the same files, where an earlier run could have stored them: how long they have been waiting."""
     expected_seconds: float = 0.0
     """How long storing is expected to take, once it is planned."""
     batches: list[Batch] = dataclasses.field(default_factory=list)

@@ -18,6 +18,8 @@ from backupiq.semantics.pins import Pins, parse_pin
 from backupiq.semantics.summary import Counting, Summary
 from backupiq.semantics.types import detect_by_name
 
+DAY_NS = 86_400 * 10**9
+
 
 class RunAnalysis:
     """The analysis of a run's inventory. Its methods work in a thread of the session, one at a time."""
@@ -78,6 +80,13 @@ class RunAnalysis:
                     if entry.name in due:
                         values.append(0 if facts.regenerable else max(1, facts.importance))
         return values
+
+    def waited_days(self) -> array[float]:
+        """How long the files to read have been waiting to be stored as they are now, in the same order, in days."""
+        waits = array("d")
+        for _, files in self._session.inventory.select(self._session.changes.to_read):
+            waits.extend(max(0.0, (self.now_ns - entry.ctime_ns) / DAY_NS) for _, entry in files)
+        return waits
 
     def _due(self, first: int, directory: Directory) -> set[bytes]:
         """The names of the folder's files that are to be read."""

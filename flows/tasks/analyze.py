@@ -22,6 +22,8 @@ async def analyze(run: str) -> int:
     session, analysis = backup.session, backup.understanding
     read = await session.in_thread(analysis.read_contents)
     backup.importance = await session.in_thread(analysis.importance)
+    if backup.parent_tree is not None:  # in a first backup nothing has been waiting for its turn
+        backup.waited_days = await session.in_thread(analysis.waited_days)
     return read
 
 

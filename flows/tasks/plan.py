@@ -46,7 +46,7 @@ async def plan(run: str) -> int:
     cut: Iterable[Iterable[tuple[int, int]]] = [zip(changes.to_read, changes.sizes, strict=True)]
     importance = backup.importance
     if importance is not None and expect(backup) >= WORTH_SECONDS:
-        files, smallest = (changes.to_read, changes.sizes), _pace(backup).smallest_wave
-        cut = await session.in_thread(lambda: list(waves(*files, importance, smallest=smallest)))
+        files, smallest = (changes.to_read, changes.sizes, importance), _pace(backup).smallest_wave
+        cut = await session.in_thread(lambda: list(waves(*files, backup.waited_days, smallest=smallest)))
     backup.batches = plan_batches(cut, changes.bytes_to_read, most_bytes=look(default_parent()).batch_bytes)
     return len(backup.batches)

@@ -171,6 +171,25 @@ def test_every_destination_gets_the_same_checkpoints_and_the_same_end(watched: W
     assert [name for name, _ in watched.snapshots("other")] == [report.snapshot_id]
 
 
+def test_how_long_files_have_waited_goes_into_the_order(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a first run nothing has waited; in a later one each new file has, since it was changed."""
+    told: list[list[float]] = []
+    true_waves = plan.waves
+
+    def waves(*files: Any, **options: Any) -> Any:
+        told.append(list(files[3] or []))
+        return true_waves(*files, **options)
+
+    monkeypatch.setattr(plan, "waves", waves)
+    watched.back_up()
+    assert told == [[]]
+    for number in range(3):
+        (watched.flows.source / f"late {number}.odt").write_bytes(bytes([number]) * 500_000)
+    watched.back_up()
+    assert len(told[1]) == 3
+    assert all(0 <= days < 1 for days in told[1])
+
+
 def test_names_alone_keep_the_order_of_paths(watched: Watched) -> None:
     report = watched.back_up(analysis="names")
     assert report.checkpoints == 0
