@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import secrets
 import time
@@ -123,6 +122,8 @@ def _nothing_there(path: bytes) -> SourceNotFoundError:
 
 
 async def _in_snapshot(access: Access, name: str, path: bytes, pins: Sequence[str]) -> Seen:
+    import asyncio
+
     from backupiq.catalog.snapshot_files import SnapshotFiles
     from backupiq.cli.inspect import pick_snapshot
     from backupiq.planning.explanation import explain as explain_in
