@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import stat
 import threading
@@ -152,6 +151,8 @@ async def _look(
     repository: Repository, one: Snapshot, *, look_inside: bool, progress: ProgressSink
 ) -> tuple[Summary, Sequence[Decision], int]:
     """What the snapshot holds, what can be made again and why, and how many folders could not be read."""
+    import asyncio
+
     from backupiq.catalog.snapshot_files import SnapshotFiles
     from backupiq.semantics.analysis import Analysis
     from backupiq.semantics.contents import finding_key
