@@ -18,6 +18,7 @@ from backupiq.profile import BackupOptions, Hooks
 from backupiq.profiles import profile_label, resolve_run
 from backupiq.state import note_uncatalogued
 from backupiq.telemetry import bind_run, correlation, get_logger
+from backupiq.telemetry.metrics import observing
 from flows.active import ActiveBackup
 from flows.backup_open import beside, open_backup, run_key
 from flows.backup_report import make_report, make_snapshot
@@ -25,6 +26,7 @@ from flows.cancel import cancellable, current_flow_run_id
 from flows.checkpoints import Checkpoints
 from flows.context import RunContext, current_run
 from flows.naming import destination_label, short_list
+from flows.outcome import tell_outcome
 from flows.portable import from_prefect
 from flows.reporting import report_backup, tell_prefect
 from flows.sending import Sending
@@ -86,7 +88,10 @@ async def _hooked(
         destinations=tuple(map(destination_label, options.to)),
     )
     hooks = Hooks() if options.dry_run else todo.hooks
-    async with around(hooks, facts, report=lambda: run.report, note=run.progress.note):
+    async with (
+        observing(lambda: run.report, profile=todo.name, counted=not options.dry_run),
+        around(hooks, facts, report=lambda: run.report, note=run.progress.note),
+    ):
         return await _backup(run, options, todo.key)
 
 
@@ -117,6 +122,7 @@ async def _backup(run: RunContext, options: BackupOptions, key: PasswordSources)
             await _keep(work, opened.key, snapshot_id)
         run.report = report = make_report(run, options, opened, work, snapshot_id)
         await report_backup(report)
+        tell_outcome(report)
         return {"snapshot": snapshot_id, "exit_code": report.exit_code}
 
 

@@ -35,6 +35,7 @@ from backupiq.resilience.breaker import Breaker
 from backupiq.resilience.retry import STANDARD, call_with_retry
 from backupiq.storage.provider import StorageProvider
 from backupiq.telemetry import get_logger
+from backupiq.telemetry.metrics import metered
 from blocks.destinations import provider_for
 from flows.context import RunContext
 from flows.guard import Breakers
@@ -198,7 +199,8 @@ def _cannot_catch_up(name: str, why: str, *, may_pass: bool = False) -> Degraded
 def make_providers(options: BackupOptions) -> list[StorageProvider]:
     """A provider for each destination; they share the run's bandwidth limits. Nothing is contacted."""
     limits = limits_of(options)
-    return [provider_for(each, limits=limits) for each in options.to]
+    made = [provider_for(each, limits=limits) for each in options.to]
+    return [metered(provider, provider.location) for provider in made]
 
 
 async def open_destinations(

@@ -135,11 +135,19 @@ def _outcomes(found: Destinations | None) -> list[dict[str, Any]]:
             "bytes": lane.publisher.bytes_sent,
             "objects_caught_up": found.caught_up.get(lane.name, 0),
             "error": "" if lane.name in found.complete or lane.error is None else lane.error.message,
+            "breaker": found.breakers.phase_of(lane.name),
         }
         for lane in found.lanes.lanes
     ]
     skipped = [
-        {"name": name, "complete": False, "bytes": 0, "objects_caught_up": 0, "error": error.message}
+        {
+            "name": name,
+            "complete": False,
+            "bytes": 0,
+            "objects_caught_up": 0,
+            "error": error.message,
+            "breaker": found.breakers.phase_of(name),
+        }
         for name, error in found.skipped.items()
     ]
     return lanes + skipped

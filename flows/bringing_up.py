@@ -104,6 +104,7 @@ def use(state: LocalState) -> None:
 
 def register(queue: str, note: Note) -> list[dict[str, Any]]:
     """Blocks, limits and deployments; what was done."""
+    from flows.automations import apply_automations
     from flows.deployments import apply_deployments, definitions_path, load_definitions, local_timezone, profile_timings
     from flows.setup import set_up
 
@@ -111,7 +112,8 @@ def register(queue: str, note: Note) -> list[dict[str, Any]]:
     definitions = load_definitions(definitions_path(), variables)
 
     async def everything() -> list[dict[str, Any]]:
-        done = await set_up({}, {}) + await apply_deployments(definitions, profile_timings(note))
+        done = await set_up({}, {}) + await apply_automations(None)
+        done += await apply_deployments(definitions, profile_timings(note))
         return [item.to_dict() for item in done]
 
     return asyncio.run(everything())

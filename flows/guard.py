@@ -83,6 +83,10 @@ class Breakers:
         """The breaker of a destination: its provider's identity, and its location as people write it."""
         return self.of(breaker_key(identity), label)
 
+    def phase_of(self, label: str) -> str | None:
+        """The phase of the breaker that people call so, as last known here; None when the run has not asked it."""
+        return next((each.state.phase for each in self._breakers.values() if each.label == label), None)
+
     async def close(self) -> None:
         """Let what breakers still tell each other come to its end, within bounds."""
         for breaker in self._breakers.values():

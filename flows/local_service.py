@@ -20,6 +20,8 @@ from flows.local_server import HOST, WORK_POOL, api_url, end_runs, folder, wait_
 SERVER = {
     # The UI's own address of the API is made of it, whatever --port says.
     "PREFECT_SERVER_API_PORT": "{port}",
+    # What notifications link to.
+    "PREFECT_UI_URL": "http://{host}:{port}",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "DO_NOT_TRACK": "1",
     # Flow runs are kept for ever without it; with it for 90 days.

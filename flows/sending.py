@@ -14,6 +14,7 @@ from backupiq.repository.locking import list_locks
 from backupiq.repository.repository import FileType
 from backupiq.repository.snapshot import Snapshot
 from backupiq.telemetry import get_logger
+from backupiq.telemetry.metrics import observe_checkpoint
 from flows.active import ActiveBackup
 from flows.naming import destination_label
 from flows.opening import is_alone
@@ -181,6 +182,7 @@ class Sending:
                 return None  # nothing more comes: the snapshot itself is next
         if published is not None:
             log.info("checkpoint.published", destination=destination_label(lane.name), snapshot=published[:8])
+            await asyncio.to_thread(observe_checkpoint)
         return None
 
     async def _end_checkpoints(self, lane: Lane) -> None:

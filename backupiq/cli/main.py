@@ -27,11 +27,13 @@ from backupiq.cli import (
     explain,
     find,
     heal,
+    health,
     history,
     initialize,
     inspect,
     keys,
     maintenance,
+    metrics,
     profile,
     providers,
     report,
@@ -108,6 +110,8 @@ app.add_typer(keys.app, name="key")
 app.command()(heal.heal)
 app.command()(maintenance.unlock)
 app.command()(doctor.doctor)
+app.command()(health.health)
+app.add_typer(metrics.app, name="metrics")
 app.add_typer(providers.app, name="providers")
 app.command()(setup.setup)
 app.command()(up.up)

@@ -26,18 +26,27 @@ def setup(
             "--global-limit", metavar="NAME=N", help="A global concurrency limit of your own flows; may be repeated."
         ),
     ] = None,
+    notify: Annotated[
+        str | None,
+        typer.Option(
+            "--notify",
+            metavar="TYPE/NAME",
+            help="Tell of failed and degraded runs and opened breakers through this notification block.",
+        ),
+    ] = None,
     json: Json = False,
 ) -> None:
-    """Register the types of blocks with Prefect and create its limits. Safe to run again; deletes nothing."""
+    """Register the types of blocks with Prefect, create its limits and automations; deletes nothing."""
     from flows.environment import prepare_environment
 
     prepare_environment()
+    from flows.automations import apply_automations
     from flows.reach import reach_prefect
     from flows.setup import parse_limits, set_up
 
     tags, others = parse_limits(limit or (), kinds=True), parse_limits(global_limit or (), kinds=False)
     reach_prefect()
-    done = run_async(set_up(tags, others))
+    done = run_async(set_up(tags, others)) + run_async(apply_automations(notify))
     if json:
         print_json({"items": [item.to_dict() for item in done]}, indent=True)
         return

@@ -37,6 +37,8 @@ DEBIAN_PACKAGES = {
     "npm": "npm",
     "git": "git",
     "pg_ctlcluster": "postgresql",
+    "promtool": "prometheus",
+    "prometheus": "prometheus",
 }
 """Program -> the Debian package that brings it."""
 
