@@ -6,6 +6,7 @@ import base64
 import http.client
 import json
 import os
+import time
 import urllib.error
 import urllib.request
 from typing import Any
@@ -14,6 +15,9 @@ from backupiq.errors import OrchestrationError
 
 TIMEOUT_SECONDS = 5.0
 HEALTH_SECONDS = 2.0
+BUSY_SECONDS = 20.0
+"""How long a server is asked again that answers that it is busy (503): another writer holds its database."""
+PAUSE_SECONDS = 0.5
 MOST_BYTES = 32 * 1024 * 1024
 
 
@@ -28,19 +32,29 @@ class LocalApi:
     def is_healthy(self) -> bool:
         """Whether it answers; never raises."""
         try:
-            return self._call("/health", None, HEALTH_SECONDS) is True
+            return self._call_once("/health", None, HEALTH_SECONDS) is True
         except OrchestrationError:
             return False
 
     def get(self, path: str) -> Any:
         """What it answers to GET. OrchestrationError."""
-        return self._call(path, None, TIMEOUT_SECONDS)
+        return self._call(path, None)
 
     def post(self, path: str, **body: Any) -> Any:
         """What it answers to POST with that JSON body. OrchestrationError."""
-        return self._call(path, json.dumps(body).encode(), TIMEOUT_SECONDS)
+        return self._call(path, json.dumps(body).encode())
 
-    def _call(self, path: str, body: bytes | None, seconds: float) -> Any:
+    def _call(self, path: str, body: bytes | None) -> Any:
+        end = time.monotonic() + BUSY_SECONDS
+        while True:
+            try:
+                return self._call_once(path, body, TIMEOUT_SECONDS)
+            except OrchestrationError as error:
+                if error.details.get("status") != http.HTTPStatus.SERVICE_UNAVAILABLE or time.monotonic() > end:
+                    raise
+            time.sleep(PAUSE_SECONDS)
+
+    def _call_once(self, path: str, body: bytes | None, seconds: float) -> Any:
         request = urllib.request.Request(  # noqa: S310 - always http, to this machine
             self._url + path, data=body, headers={"content-type": "application/json", **_authorization()}
         )

@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import httpx
 import pytest
 
 from backupiq.resilience.breaker import breaker_key
@@ -39,7 +38,7 @@ def open_breaker(server: PrefectServer, folder: Path, reason: str) -> str:
     key = breaker_key(provider.identity)
     state = opened(BreakerState(label=provider.location), time.time(), BreakerPolicy(cooldown=3000.0), reason=reason)
     body = {"name": f"backupiq-breaker-{key}-{state.generation:08d}", "value": state.to_json()}
-    httpx.post(f"{server.api_url}/variables/", json=body, timeout=30).raise_for_status()
+    server.call("/variables/", body)
     return key
 
 

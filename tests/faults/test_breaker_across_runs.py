@@ -8,7 +8,6 @@ import random
 import signal
 import sys
 import threading
-import urllib.request
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -106,13 +105,8 @@ class Fleet:
 
     def breaker(self) -> dict[str, Any]:
         """The newest state of S3's breaker, as all processes see it."""
-        request = urllib.request.Request(  # noqa: S310 - own loopback URL
-            f"{self._server.api_url}/variables/filter",
-            data=json.dumps({"limit": 200, "sort": "CREATED_DESC"}).encode(),
-            headers={"content-type": "application/json"},
-        )
-        with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310
-            found = [each["value"] for each in json.load(answer) if each["name"].startswith("backupiq-breaker-")]
+        listed = self._server.call("/variables/filter", {"limit": 200, "sort": "CREATED_DESC"})
+        found = [each["value"] for each in listed if each["name"].startswith("backupiq-breaker-")]
         # Other tests leave variables there too, damaged ones among them.
         mine = [each for each in found if isinstance(each, dict) and f"s3://{self.bucket}/" in each.get("label", "")]
         return dict(max(mine, key=lambda each: each["generation"])) if mine else {"phase": "closed", "generation": 0}

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import time
-import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -34,13 +32,7 @@ class Api:
     home: Path
 
     def ask(self, path: str, **body: Any) -> Any:
-        request = urllib.request.Request(  # noqa: S310 - own loopback URL
-            f"{self.server.api_url}{path}",
-            data=json.dumps(body).encode(),
-            headers={"content-type": "application/json"},
-        )
-        with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310
-            return json.load(answer)
+        return self.server.call(path, body)
 
     def of_run(self, what: str, run: str, **more: Any) -> list[dict[str, Any]]:
         """Task runs, logs or artifacts of a flow run."""

@@ -13,7 +13,6 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 from pydantic import SecretStr
 
@@ -48,15 +47,14 @@ def listed(api: Api) -> dict[str, dict[str, Any]]:
 @pytest.fixture
 def none_yet(api: Api) -> Iterator[None]:
     """No automation of ours, before and after."""
-    with httpx.Client(base_url=api.server.api_url, timeout=30) as client:
 
-        def remove() -> None:
-            for each in listed(api).values():
-                client.delete(f"/automations/{each['id']}").raise_for_status()
+    def remove() -> None:
+        for each in listed(api).values():
+            api.server.call(f"/automations/{each['id']}", method="DELETE")
 
-        remove()
-        yield
-        remove()
+    remove()
+    yield
+    remove()
 
 
 async def save_block(url: str, name: str = BLOCK.partition("/")[2]) -> None:
@@ -81,8 +79,7 @@ async def test_automations_are_made_once_and_a_changed_one_is_put_right(api: Api
 
     failed = made[NAMES[1]]
     changed = {key: failed[key] for key in ("name", "trigger", "actions")} | {"description": "mine", "enabled": False}
-    async with httpx.AsyncClient(base_url=api.server.api_url, timeout=30) as client:
-        (await client.put(f"/automations/{failed['id']}", json=changed)).raise_for_status()
+    api.server.call(f"/automations/{failed['id']}", changed, "PUT")
     again = {item.name: item.outcome for item in await apply_automations(BLOCK)}
     assert again == dict.fromkeys(NAMES, Outcome.UNCHANGED) | {NAMES[1]: Outcome.UPDATED}
     right = listed(api)[NAMES[1]]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import httpx
 import pytest
 
 from backupiq.errors import OrchestrationError, ValidationError
@@ -18,15 +17,14 @@ KINDS = ("s3", "gcs", "azure", "icloud")
 
 def limit_of(api: Api, name: str) -> int | None:
     """The slots of a limit as the API tells them; tags are limits named tag:NAME."""
-    with httpx.Client(timeout=30) as client:
-        answer = client.get(f"{api.server.api_url}/v2/concurrency_limits/{name}")
-    return None if answer.status_code == 404 else int(answer.raise_for_status().json()["limit"])
+    listed = api.ask("/v2/concurrency_limits/filter", limit=200)
+    return next((int(each["limit"]) for each in listed if each["name"] == name), None)
 
 
 def remove_limits(api: Api, *names: str) -> None:
-    with httpx.Client(timeout=30) as client:
-        for name in names:
-            client.delete(f"{api.server.api_url}/v2/concurrency_limits/{name}")
+    for name in names:
+        if limit_of(api, name) is not None:
+            api.server.call(f"/v2/concurrency_limits/{name}", method="DELETE")
 
 
 def found(done: list[SetupItem], name: str) -> SetupItem:
@@ -41,8 +39,7 @@ def block_types(api: Api) -> dict[str, dict[str, Any]]:
 
 def describe(api: Api, block_type: dict[str, Any], description: str) -> None:
     body = {"description": description, "logo_url": block_type["logo_url"]}
-    with httpx.Client(timeout=30) as client:
-        client.patch(f"{api.server.api_url}/block_types/{block_type['id']}", json=body).raise_for_status()
+    api.server.call(f"/block_types/{block_type['id']}", body, "PATCH")
 
 
 async def test_types_and_limits_are_made_and_a_second_run_changes_nothing(api: Api) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import http
 import json
 import os
 import signal
@@ -19,12 +20,15 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from tests.support.programs import isolated_home, plain_environment
 
 START_SECONDS = 180.0
 """A server is ready after about 6 seconds; a busy machine may need many times that."""
 STOP_SECONDS = 30.0
+BUSY_SECONDS = 60.0
+"""How long a server is asked again that answers with 503: another writer holds its database, and it says try again."""
 ATTEMPTS = 3
 """A free port can be taken by another program before the server binds it: then another one is tried."""
 
@@ -53,6 +57,24 @@ class PrefectServer:
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
             "DO_NOT_TRACK": "1",
         }
+
+    def call(self, path: str, body: object = None, method: str = "") -> Any:
+        """What the API answers, as any other program would ask it: GET, or POST where there is a body."""
+        request = urllib.request.Request(  # noqa: S310 - own loopback URL
+            self.api_url + path,
+            None if body is None else json.dumps(body).encode(),
+            {"content-type": "application/json"},
+            method=method or None,
+        )
+        end = time.monotonic() + BUSY_SECONDS
+        while True:
+            try:
+                with urllib.request.urlopen(request, timeout=60) as answer:  # noqa: S310
+                    return json.loads(answer.read() or b"null")
+            except urllib.error.HTTPError as error:
+                if error.code != http.HTTPStatus.SERVICE_UNAVAILABLE or time.monotonic() > end:
+                    raise
+            time.sleep(0.1)
 
     def is_ready(self) -> bool:
         try:
