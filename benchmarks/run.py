@@ -37,6 +37,7 @@ OTHERS = {
     "--million": "million",
     "--protection": "protection",
     "--two-local": "two_local",
+    "--startup": "startup",
     "--languages": "languages",
     "--secrets": "secrets",
     "--search": "catalog_search",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import os
@@ -14,12 +15,15 @@ import pytest
 from backupiq.discovery.entry import EntryKind
 from backupiq.semantics.analysis import Analysis
 from backupiq.semantics.model import GitState
-from benchmarks import million, protection, run, two_local
+from benchmarks import million, protection, run, startup, two_local
 from benchmarks.contest import PASSWORD, WrongResultError
 from benchmarks.million import Figures, MadeUpFiles
 from benchmarks.protection import BY_IMPORTANCE, BY_PATH, Protected, Published, Watch
+from benchmarks.startup import Timed
 from benchmarks.two_local import Stored
 from tests.support.programs import Restic, debian_restic
+from tests.unit.repository.repositories import PASSWORD as REPOSITORY_PASSWORD
+from tests.unit.repository.repositories import new_repository
 
 # --- a million paths -----------------------------------------------------------------------------------------------
 
@@ -190,12 +194,42 @@ def test_packs_are_told_by_name_and_size(tmp_path: Path) -> None:
     assert two_local.packs_of(tmp_path) == {"abc": 3}
 
 
+# --- what a command costs before it does anything ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("seconds", "met"), [((0.2, 1.0, 3.9), [True, True]), ((0.4, 1.0, 4.1), [False, False])])
+def test_help_and_a_run_are_held_against_what_they_may_cost(
+    seconds: tuple[float, float, float], met: list[bool]
+) -> None:
+    timed = [
+        Timed(job, number, each, 0.0)
+        for number in (1, 2, 3)
+        for job, each in zip((startup.HELP, startup.LIBRARY, startup.FLOW), seconds, strict=True)
+    ]
+    timed += [Timed(startup.LISTING, 1, 9.0, 0.0), Timed(startup.FLOW, 4, 99.0, 0.0)]
+    assert [verdict.met for verdict in startup.judge(timed)] == met
+
+
+def test_the_engine_as_a_library_stores_what_a_run_would(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BACKUPIQ_PASSWORD", REPOSITORY_PASSWORD)
+    asyncio.run(new_repository(tmp_path / "vault"))
+    (tmp_path / "tree").mkdir()
+    (tmp_path / "tree/file").write_bytes(os.urandom(50_000))
+    assert startup.main(["--library", str(tmp_path / "tree"), str(tmp_path / "vault"), str(tmp_path)]) == 0
+    assert startup.stored_bytes(tmp_path / "vault") > 50_000
+
+
 # --- all of them ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("measure", "given"),
-    [(million, ["--paths", "0"]), (protection, ["--bytes", "0"]), (two_local, ["--rounds", "0"])],
+    [
+        (million, ["--paths", "0"]),
+        (protection, ["--bytes", "0"]),
+        (two_local, ["--rounds", "0"]),
+        (startup, ["--files", "0"]),
+    ],
 )
 def test_nothing_cannot_be_measured(measure: object, given: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
