@@ -25,7 +25,7 @@ from flows.backup_report import make_report, make_snapshot
 from flows.cancel import cancellable, current_flow_run_id
 from flows.checkpoints import Checkpoints
 from flows.context import RunContext, current_run
-from flows.naming import destination_label, short_list
+from flows.naming import destination_label, short_destinations, short_list
 from flows.outcome import tell_outcome
 from flows.portable import from_prefect
 from flows.reporting import report_backup, tell_prefect
@@ -51,19 +51,19 @@ def _run_name() -> str:
     else:
         options = from_prefect(options)
     what = profile_label(profile) if profile else short_list(options.paths)
-    return f"backup {what} -> {short_list(map(destination_label, options.to))}"
+    return f"backup {what} -> {short_destinations(options.to)}"
 
 
 @flow(name="backup", flow_run_name=_run_name, persist_result=False, log_prints=False)
 async def backup(
-    options: BackupOptions | None = None, key_block: str | None = None, profile: str | None = None
+    profile: str | None = None, options: BackupOptions | None = None, key_block: str | None = None
 ) -> dict[str, Any] | State[Any]:
     """Back up files and folders into an encrypted, deduplicated repository, by a profile or by the options given.
 
     Args:
+        profile: Name of a profile on the machine that runs this, the path of its file, or block:NAME.
         options: What to back up, where to and how; left out, the profile says it.
         key_block: Name of the RepositoryKey block with the repository's password; left out, the profile's.
-        profile: Name of a profile on the machine that runs this, the path of its file, or block:NAME.
     """
     run = current_run()
     run.begin()

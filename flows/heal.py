@@ -29,7 +29,7 @@ from backupiq.telemetry import bind_run, get_logger
 from flows.cancel import cancellable, current_flow_run_id
 from flows.context import RunContext, current_run
 from flows.guard import current_breakers, guarded
-from flows.naming import destination_label, human_bytes, short_list
+from flows.naming import destination_label, human_bytes, short_destinations
 from flows.opening import limits_of
 from flows.portable import from_prefect
 from flows.replicas import open_all
@@ -45,7 +45,7 @@ log = get_logger("backupiq.flows.heal")
 
 def _run_name() -> str:
     options: HealOptions = from_prefect(runtime.parameters["options"])
-    return f"heal {short_list(map(destination_label, options.repo))}"
+    return f"heal {short_destinations(options.repo)}"
 
 
 @flow(name="heal", flow_run_name=_run_name, persist_result=False, log_prints=False)

@@ -43,7 +43,7 @@ def run_backup(
     def load() -> Callable[[], Awaitable[Any]]:
         from flows.backup import backup
 
-        return lambda: backup(to_prefect(options), profile=profile, return_state=True)
+        return lambda: backup(options=to_prefect(options), profile=profile, return_state=True)
 
     report: BackupReport = _launch(load, RunContext(password=password, progress=progress, resolved=resolved))
     return report

@@ -23,6 +23,27 @@ def destination_label(destination: str) -> str:
     return printable_path(os.fsencode(re.sub(r"//[^/@]*@", "//", text))) if found else short_list([text])
 
 
+_KINDS = {"s3": "s3", "gs": "gcs", "az": "azure", "icloud": "icloud"}
+
+
+def short_destinations(destinations: Iterable[str], most: int = 3) -> str:
+    """Where to, in one printable line: ``s3, azure``. Clouds are named by their kind, two of one by buckets."""
+    given = list(destinations)
+    kinds = [_KINDS.get(item.split(":", 1)[0]) for item in given]
+    names = [
+        kind if kind is not None and kinds.count(kind) == 1 else _bucket_label(item)
+        for kind, item in zip(kinds, given, strict=True)
+    ]
+    rest = len(names) - most
+    return ", ".join(names[:most]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def _bucket_label(destination: str) -> str:
+    label = destination_label(destination)
+    scheme, separator, rest = label.partition("://")
+    return f"{_KINDS[scheme]} {rest.partition('/')[0]}" if separator and scheme in _KINDS else label
+
+
 TAGGED = frozenset({"s3", "gcs", "azure", "icloud"})
 """Kinds of destinations whose uploads carry a tag that can be limited. For a disk it would only cost time: Prefect asks
 its server before each task with a tag, and with SQLite that waits two seconds when another write comes between."""

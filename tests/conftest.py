@@ -50,7 +50,8 @@ def pytest_unconfigure(config: pytest.Config) -> None:
     if hasattr(config, "workerinput") or SHARED not in os.environ:
         return
     shared = Path(os.environ.pop(SHARED))
-    release_shared_server(shared / "prefect", everybody=True)
+    for folder in sorted((shared / "prefect").glob("*")):
+        release_shared_server(folder, everybody=True)
     shutil.rmtree(shared, ignore_errors=True)
 
 
@@ -92,8 +93,8 @@ def restic(request: pytest.FixtureRequest) -> Restic:
 
 @pytest.fixture(scope="session")
 def prefect_server() -> Iterator[PrefectServer]:
-    """The one real Prefect server of this test session."""
-    folder = Path(os.environ[SHARED]) / "prefect"
+    """The one real Prefect server of this process's tests: with SQLite, what others write would keep them waiting."""
+    folder = Path(os.environ[SHARED]) / "prefect" / os.environ.get("PYTEST_XDIST_WORKER", "alone")
     server = acquire_shared_server(folder)
     try:
         yield server

@@ -302,7 +302,7 @@ import asyncio, json, sys
 from backupiq.profile import BackupOptions
 from flows.backup import backup
 options = BackupOptions(paths=[sys.argv[1]], to=[sys.argv[2]])
-state = asyncio.run(backup(options, key_block=sys.argv[3], return_state=True))
+state = asyncio.run(backup(options=options, key_block=sys.argv[3], return_state=True))
 print(json.dumps([state.name, str(state.state_details.flow_run_id), asyncio.run(state.aresult())]))
 """
 

@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from flows.naming import destination_label, human_bytes, short_list
+from flows.naming import destination_label, human_bytes, short_destinations, short_list
 
 
 def test_a_list_names_the_last_parts_of_the_first_three() -> None:
@@ -27,6 +27,22 @@ def test_a_list_names_the_last_parts_of_the_first_three() -> None:
 )
 def test_a_destination_is_named_without_credentials_and_options(destination: str, label: str) -> None:
     assert destination_label(destination) == label
+
+
+@pytest.mark.parametrize(
+    ("destinations", "label"),
+    [
+        (["s3://anna/laptop", "az://anna/laptop"], "s3, azure"),
+        (["/mnt/disk/vault/", "gs://anna", "icloud:/Backups"], "vault, gcs, icloud"),
+        (
+            ["s3://one/laptop", "s3://key:secret@two/laptop?endpoint=http://x", "block:nightly"],
+            "s3 one, s3 two, block:nightly",
+        ),
+        (["/a", "/b", "/c", "s3://d"], "a, b, c and 1 more"),
+    ],
+)
+def test_destinations_of_a_run_are_told_by_their_kind(destinations: list[str], label: str) -> None:
+    assert short_destinations(destinations) == label
 
 
 def test_names_of_any_bytes_are_printable() -> None:
