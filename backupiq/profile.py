@@ -33,8 +33,20 @@ class Bandwidth(BaseModel):
     limit_download: int | None = Field(default=None, ge=1024, description="Most bytes to fetch in a second.")
 
 
+FORM_ORDER = ("paths", "to", "exclude", "tags", "dry_run")
+"""What a form asks for first; the rest follows as it is declared."""
+
+
+def _in_form_order(schema: dict[str, Any]) -> None:
+    fields = sorted(schema["properties"], key=lambda name: (*FORM_ORDER, name).index(name))
+    for position, name in enumerate(fields):
+        schema["properties"][name]["position"] = position  # Prefect's forms go by it
+
+
 class BackupSettings(Bandwidth):
     """What one backup holds, where it goes and how it is made. Sizes are bytes, times seconds."""
+
+    model_config = ConfigDict(json_schema_extra=_in_form_order)
 
     paths: list[str] = Field(min_length=1, description="Files and folders to back up.")
     to: list[str] = Field(min_length=1, description="Where to store them: a folder, a URL, or block:NAME.")

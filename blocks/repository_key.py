@@ -26,6 +26,11 @@ class RepositoryKey(Block):
 
     password: SecretStr = Field(description="The repository's password.")
 
+    @property
+    def name(self) -> str | None:
+        """The name it is kept under; None when it was never saved."""
+        return self._block_document_name
+
 
 def load_password(name: str) -> SecretStr:
     """The password kept in the block of that name; MissingConfigurationError when there is none."""

@@ -20,8 +20,10 @@ from prefect.events.actions import ChangeFlowRunState, SendNotification
 from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
 from prefect.events.schemas.events import ResourceSpecification
 from prefect.exceptions import ObjectNotFound
+from prefect.settings import get_current_settings
 
 from backupiq.errors import ValidationError
+from flows.environment import HEARTBEAT_SECONDS
 from flows.guard import EVENTS
 from flows.outcome import DEGRADED_EVENT
 from flows.reach import api_errors
@@ -29,9 +31,6 @@ from flows.setup import Outcome, SetupItem
 
 FLOWS = ("backup", "restore", "heal", "heal-lagging", "maintain-catalog")
 """The flows whose runs are told about, by name: others' on the same server are none of our business."""
-HEARTBEAT_SECONDS = 30
-"""How often a run has to say that it lives (PREFECT_FLOWS_HEARTBEAT_FREQUENCY)."""
-SILENT_SECONDS = HEARTBEAT_SECONDS * 5 // 2
 LEFT_OUT = "no notification block is named: backupiq setup --notify TYPE/NAME"
 
 _OUR_RUNS = {"prefect.resource.role": "flow", "prefect.resource.name": list(FLOWS)}
@@ -99,11 +98,17 @@ def _once(expect: set[str], match: ResourceSpecification, related: dict[str, Any
     )
 
 
+def silent_seconds() -> int:
+    """How long a run has to be silent before it counts as crashed: two and a half heartbeats."""
+    return (get_current_settings().flows.heartbeat_frequency or HEARTBEAT_SECONDS) * 5 // 2
+
+
 def crash_automation() -> AutomationCore:
     """Marks a run as crashed that has stopped saying that it lives. Runs that never said so are left alone."""
+    seconds = silent_seconds()
     return AutomationCore(
         name="BackupIQ: mark crashed runs",
-        description=f"A run that sent heartbeats has been silent for {SILENT_SECONDS} seconds: its process is gone.",
+        description=f"A run that sent heartbeats has been silent for {seconds} seconds: its process is gone.",
         trigger=EventTrigger(
             after={"prefect.flow-run.heartbeat"},
             expect={"prefect.flow-run.heartbeat", *(f"prefect.flow-run.{state}" for state in _ENDS)},
@@ -112,7 +117,7 @@ def crash_automation() -> AutomationCore:
             for_each={"prefect.resource.id"},
             posture=Posture.Proactive,
             threshold=1,
-            within=timedelta(seconds=SILENT_SECONDS),
+            within=timedelta(seconds=seconds),
         ),
         actions=[
             ChangeFlowRunState(

@@ -19,6 +19,7 @@ from backupiq.profiles import profile_label, resolve_run
 from backupiq.state import note_uncatalogued
 from backupiq.telemetry import bind_run, correlation, get_logger
 from backupiq.telemetry.metrics import observing
+from blocks.repository_key import RepositoryKey
 from flows.active import ActiveBackup
 from flows.backup_open import beside, open_backup, run_key
 from flows.backup_report import make_report, make_snapshot
@@ -56,26 +57,25 @@ def _run_name() -> str:
 
 @flow(name="backup", flow_run_name=_run_name, persist_result=False, log_prints=False)
 async def backup(
-    profile: str | None = None, options: BackupOptions | None = None, key_block: str | None = None
+    profile: str = "", options: BackupOptions | None = None, key_block: RepositoryKey | str | None = None
 ) -> dict[str, Any] | State[Any]:
     """Back up files and folders into an encrypted, deduplicated repository, by a profile or by the options given.
 
     Args:
         profile: Name of a profile on the machine that runs this, the path of its file, or block:NAME.
-        options: What to back up, where to and how; left out, the profile says it.
-        key_block: Name of the RepositoryKey block with the repository's password; left out, the profile's.
+        options: What to back up, where to and how; None leaves it to the profile.
+        key_block: Block with the repository's password, or its name; None takes the profile's.
     """
     run = current_run()
     run.begin()
     tell_prefect()
     bind_run(run_id=run_key())
     given = from_prefect(options) if options is not None else None
-    return await cancellable(run, current_flow_run_id(), _hooked(run, given, key_block, profile))
+    key = key_block.name if isinstance(key_block, RepositoryKey) else key_block
+    return await cancellable(run, current_flow_run_id(), _hooked(run, given, key, profile))
 
 
-async def _hooked(
-    run: RunContext, given: BackupOptions | None, key_block: str | None, profile: str | None
-) -> dict[str, Any]:
+async def _hooked(run: RunContext, given: BackupOptions | None, key_block: str | None, profile: str) -> dict[str, Any]:
     todo = run.resolved
     if todo is None:  # started by a worker; a block is looked up by a call to Prefect's API
         todo = await asyncio.to_thread(resolve_run, given, key_block, profile)

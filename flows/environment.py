@@ -7,10 +7,16 @@ import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+HEARTBEAT_SECONDS = 30
+"""How often a run says that it lives, unless PREFECT_FLOWS_HEARTBEAT_FREQUENCY says otherwise; Prefect takes no less.
+
+Its own 180 seconds are longer than the silence after which a run is marked as crashed (see `flows.automations`).
+"""
 DEFAULTS = {
     # The first start of an embedded server migrates its database, which takes longer than Prefect's own 20 s.
     "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_SECONDS),
     # Our own lines tell a person how a run goes; Prefect's own stay in the run's log.
     "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
     "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",

@@ -38,7 +38,7 @@ def run_backup(
 
     ``resolved`` is what was made of a profile: its options are done, and its hooks run around them.
     """
-    profile = resolved.name if resolved is not None else None
+    profile = resolved.name if resolved is not None else ""
 
     def load() -> Callable[[], Awaitable[Any]]:
         from flows.backup import backup

@@ -21,6 +21,7 @@ from typing import Any
 
 from backupiq.errors import OrchestrationError, ResourceError, ValidationError
 from backupiq.state import state_dir, write_private
+from flows import run_processes
 from flows.bounded_log import last_lines
 from flows.embedded import without_secrets
 from flows.local_api import LocalApi
@@ -37,6 +38,12 @@ END_RUNS_SECONDS = 45.0
 LOOK_SECONDS = 0.1
 _MOST_STATE_BYTES = 64 * 1024
 WORK_POOL = "backupiq"
+AFTER_DEATH = {
+    "PENDING": ("SCHEDULED", "Scheduled", "Its worker ended before it began."),
+    "RUNNING": ("CRASHED", "Crashed", "Its process is gone; the next run goes on from here."),
+    "CANCELLING": ("CANCELLED", "Cancelled", "Its process is gone."),
+}
+"""The type, name and message of a run's state, by the type of the state in which its process ended."""
 _ROLES = ("server", "worker")
 
 
@@ -251,8 +258,8 @@ def stop_all() -> dict[str, bool]:
     if state is None:
         return stopped
     api, queue = LocalApi(state.api_url), state.queue or ""
-    if state.worker is not None and is_running(state.worker):
-        end_runs(api, queue)
+    if state.worker is not None:
+        end_runs(api, queue)  # a run may have outlived its worker
         stopped["worker"] = stop(state.worker, STOP_WORKER_SECONDS)
         mark_crashed(api, queue)
     if state.server is not None:
@@ -270,9 +277,9 @@ def end_runs(api: LocalApi, queue: str, seconds: float = END_RUNS_SECONDS) -> No
     with contextlib.suppress(OrchestrationError):
         while (found := _under_way(api, queue)) and time.monotonic() < end:
             for run in found:
-                if run not in told:
-                    told.add(run)
-                    _set_state(api, run, "CANCELLING", "Cancelling")
+                if run["id"] not in told:
+                    told.add(run["id"])
+                    _set_state(api, run["id"], "CANCELLING", "Cancelling")
             time.sleep(LOOK_SECONDS)
 
 
@@ -283,23 +290,38 @@ def mark_crashed(api: LocalApi, queue: str) -> None:
     """
     with contextlib.suppress(OrchestrationError):
         for run in _under_way(api, queue):
-            _set_state(api, run, "CRASHED", "Crashed", "The worker was stopped.")
+            _set_state(api, run["id"], "CRASHED", "Crashed", "The worker was stopped.")
 
 
-def _under_way(api: LocalApi, queue: str) -> list[str]:
-    found = api.post(
+def settle_runs(api: LocalApi, queue: str) -> None:
+    """Say what became of the queue's runs whose process is gone, with its worker or with the whole machine.
+
+    Those under way have crashed, and what was only about to begin waits for its start again. A run that outlived its
+    worker is left alone. Call it while no worker of the queue runs; an API that does not answer is left alone too.
+    """
+    with contextlib.suppress(OrchestrationError):
+        for run in _under_way(api, queue):
+            if run_processes.has_process(run["id"], run.get("infrastructure_pid")):
+                continue
+            kind, name, message = AFTER_DEATH[run["state_type"]]
+            _set_state(api, run["id"], kind, name, message)
+        run_processes.remove_old()
+
+
+def _under_way(api: LocalApi, queue: str) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = api.post(
         "/flow_runs/filter",
         work_pools={"name": {"any_": [WORK_POOL]}},
         work_pool_queues={"name": {"any_": [queue]}},
         flow_runs={"state": {"type": {"any_": ["PENDING", "RUNNING", "CANCELLING"]}}},
         limit=200,
     )
-    return [run["id"] for run in found]
+    return found
 
 
 def _set_state(api: LocalApi, run: str, kind: str, name: str, message: str | None = None) -> None:
     state = {"type": kind, "name": name, "message": message}
-    api.post(f"/flow_runs/{run}/set_state", state=state, force=kind == "CRASHED")
+    api.post(f"/flow_runs/{run}/set_state", state=state, force=kind != "CANCELLING")
 
 
 def running_api_url() -> str | None:

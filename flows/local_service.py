@@ -14,8 +14,9 @@ import sys
 from pathlib import Path
 
 from flows.bounded_log import print_into
+from flows.environment import HEARTBEAT_SECONDS
 from flows.local_api import LocalApi
-from flows.local_server import HOST, WORK_POOL, api_url, end_runs, folder, wait_for_api, worker_name
+from flows.local_server import HOST, WORK_POOL, api_url, end_runs, folder, settle_runs, wait_for_api, worker_name
 
 SERVER = {
     # The UI's own address of the API is made of it, whatever --port says.
@@ -24,6 +25,8 @@ SERVER = {
     "PREFECT_UI_URL": "http://{host}:{port}",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "DO_NOT_TRACK": "1",
+    # Who holds which limit would be forgotten with the server, and with it the places of runs that live on.
+    "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
     # Flow runs are kept for ever without it; with it for 90 days.
     "PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED": "events,flow_runs,orphans",
     "PREFECT_CLI_PROMPT": "false",
@@ -35,7 +38,7 @@ WORKER = {
     "DO_NOT_TRACK": "1",
     "PREFECT_WORKER_QUERY_SECONDS": "5",
     # A run that stops telling that it lives can be marked as crashed.
-    "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
+    "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_SECONDS),
     "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
     "PREFECT_CLI_PROMPT": "false",
     "PREFECT_CLI_COLORS": "false",
@@ -89,6 +92,7 @@ def main() -> None:
     os.chdir(folder())  # a prefect.toml of the folder where the command was given is not meant
     if given.role == "worker":
         wait_for_api(new["PREFECT_API_URL"], lambda: None)
+        settle_runs(LocalApi(new["PREFECT_API_URL"]), given.queue)
     sys.argv = ["prefect", *arguments(given.role, given.port, given.queue)]
     runpy.run_module("prefect", run_name="__main__", alter_sys=True)
 

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import re
+import shlex
 import time
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
@@ -17,8 +18,10 @@ from prefect.artifacts import (
     acreate_table_artifact,
     aupdate_progress_artifact,
 )
+from prefect.client.orchestration import get_client
 from prefect.context import FlowRunContext, TaskRunContext
 from prefect.logging.handlers import APILogHandler
+from prefect.utilities.urls import url_for
 
 from backupiq.progress import ProgressSink
 from backupiq.reports import BackupReport, RestoreSummary
@@ -93,7 +96,7 @@ class FlowProgress:
             if self.store_artifact is not None:
                 await aupdate_progress_artifact(self.store_artifact, percent)
                 return
-            made = await acreate_progress_artifact(percent, description="Bytes read of those to be read")
+            made = await acreate_progress_artifact(percent, "backup-progress", "Bytes read of those to be read.")
             self.store_artifact = made if isinstance(made, UUID) else None
         except Exception as error:  # noqa: BLE001 - a picture of the work never ends the work
             log.debug("progress.not_shown", error=type(error).__name__)
@@ -115,10 +118,11 @@ def tell_prefect() -> None:
 
 
 async def report_backup(report: BackupReport) -> None:
-    """The artifacts of a backup: a summary, the destinations, and what could not be read."""
+    """The artifacts of a backup: a summary, the destinations, and what could not be read; the run gets its tag."""
     if FlowRunContext.get() is None:
         return
-    await store_artifact(acreate_markdown_artifact(key="backup-summary", markdown=backup_markdown(report)))
+    where = url_for("flow-run", report.flow_run_id) if report.flow_run_id else None
+    await _markdown("backup-summary", backup_markdown(report, where), "What was stored where, and what to do.")
     rows = [
         {
             "destination": d["name"],
@@ -129,22 +133,48 @@ async def report_backup(report: BackupReport) -> None:
         }
         for d in report.destinations
     ]
-    await store_artifact(acreate_table_artifact(key="backup-destinations", table=rows))
+    await _rows("backup-destinations", rows, "Every destination, and why it is not complete.")
     if report.holds:
-        await store_artifact(acreate_markdown_artifact(key="backup-contents", markdown=contents_markdown(report)))
+        await _markdown("backup-contents", contents_markdown(report), "What the files are.")
     if report.decisions:
-        await store_artifact(acreate_table_artifact(key="backup-regenerable", table=report.decisions[:MOST_ROWS]))
+        await _rows("backup-regenerable", report.decisions[:MOST_ROWS], "Folders that can be made again, and why.")
     if report.unreadable:
-        await store_artifact(acreate_table_artifact(key="backup-unreadable", table=report.unreadable[:MOST_ROWS]))
+        await _rows("backup-unreadable", report.unreadable[:MOST_ROWS], "What could not be read, and why.")
+    if report.snapshot_id is not None:
+        await _tag_run(snapshot_tag(report.snapshot_id))
+
+
+def snapshot_tag(snapshot_id: str) -> str:
+    """The tag of the run that made a snapshot: the way from the snapshot to its run."""
+    return f"snapshot:{snapshot_id[:8]}"
+
+
+async def _tag_run(tag: str) -> None:
+    context = FlowRunContext.get()
+    if context is None or context.flow_run is None:
+        return
+    try:
+        async with get_client() as client:
+            await client.update_flow_run(context.flow_run.id, tags=[*context.flow_run.tags, tag])
+    except Exception as error:  # noqa: BLE001 - the backup is done; a run without its tag does not undo it
+        log.warning("run.not_tagged", error=type(error).__name__)
 
 
 async def report_restore(summary: RestoreSummary) -> None:
     """The artifacts of a restore: a summary and what went wrong."""
     if FlowRunContext.get() is None:
         return
-    await store_artifact(acreate_markdown_artifact(key="restore-summary", markdown=restore_markdown(summary)))
+    await _markdown("restore-summary", restore_markdown(summary), "What was restored, and where to.")
     if summary.problems:
-        await store_artifact(acreate_table_artifact(key="restore-problems", table=summary.problems[:MOST_ROWS]))
+        await _rows("restore-problems", summary.problems[:MOST_ROWS], "What could not be restored, and why.")
+
+
+async def _markdown(key: str, text: str, description: str) -> None:
+    await store_artifact(acreate_markdown_artifact(text, key=key, description=description))
+
+
+async def _rows(key: str, rows: list[dict[str, Any]], description: str) -> None:
+    await store_artifact(acreate_table_artifact(rows, key=key, description=description))
 
 
 async def store_artifact(making: Any) -> None:
@@ -155,11 +185,11 @@ async def store_artifact(making: Any) -> None:
         log.warning("artifact.not_stored", error=type(error).__name__, seconds=round(time.monotonic() - began, 1))
 
 
-def backup_markdown(report: BackupReport) -> str:
-    """The summary of a backup as Markdown."""
-    snapshot = f"`{report.snapshot_id[:8]}`" if report.snapshot_id else "none (dry run)"
+def backup_markdown(report: BackupReport, where: str | None = None) -> str:
+    """The summary of a backup as Markdown; ``where`` is the address of its run."""
+    short = report.snapshot_id[:8] if report.snapshot_id else ""
     lines = [
-        f"# Snapshot {snapshot}",
+        f"# Snapshot `{short}`" if short else "# Snapshot none (dry run)",
         "",
         "| | |",
         "|---|---|",
@@ -171,12 +201,59 @@ def backup_markdown(report: BackupReport) -> str:
         f"| Sent | {human_bytes(report.bytes_sent)} |",
         f"| Taken over from an interrupted run | {human_bytes(report.bytes_resumed)} |",
         f"| Time | {report.seconds:.1f} s |",
-        "",
     ]
+    if where is not None:
+        lines.append(f"| Run | [{where}]({where}) |")
+    lines += ["", *_where_it_is(report), *_left_out(report)]
+    lags = tuple(f"{each['name']} is not up to date: " for each in report.destinations)  # told with the destination
+    told = [f"- {as_code(text)}" for text in report.warnings if not text.startswith(lags)]
+    if told:
+        lines += ["## What else there is to know", "", *told[:50], ""]
+    return "\n".join([*lines, "## What to do", "", *(f"- {text}" for text in _advice(report, short))])
+
+
+def _where_it_is(report: BackupReport) -> list[str]:
+    rows = [
+        (
+            each["name"],
+            "complete" if each["complete"] else f"**lags**: {as_code(each['error'])}",
+            human_bytes(each["bytes"]),
+            f"{each['objects_caught_up']:,}",
+        )
+        for each in report.destinations
+    ]
+    table = _table(("Destination", "State", "Sent", "Objects caught up"), rows)
+    return ["## Where it is", "", *table] if table else []
+
+
+def _left_out(report: BackupReport) -> list[str]:
+    lines = []
+    if report.excluded:
+        lines.append(f"- {report.excluded:,} files and folders, by the rules of this backup")
     if report.unreadable:
-        lines.append(f"**{len(report.unreadable):,} items could not be read** and are listed in a table of this run.")
-    lines.extend(f"- {as_code(warning)}" for warning in report.warnings[:50])
-    return "\n".join(lines)
+        count = len(report.unreadable)
+        lines.append(f"- **{count:,} items could not be read** and are listed in a table of this run:")
+        lines += [f"  - {as_code(each['path'])}: {as_code(each['reason'])}" for each in report.unreadable[:5]]
+    return ["## What was left out", "", *lines, ""] if lines else []
+
+
+def _advice(report: BackupReport, short: str) -> list[str]:
+    """What a person should do now, as Markdown; what a run is for when there is nothing else to say."""
+    advice = []
+    lagging = [each["name"] for each in report.destinations if not each["complete"]]
+    if short and lagging:
+        repos = " ".join(f"--repo {shlex.quote(each['name'])}" for each in report.destinations)
+        advice.append(
+            f"{', '.join(map(as_code, lagging))}: put the cause right. The next run brings it up to date, and so does "
+            + as_code(f"backupiq heal {repos}")
+        )
+    if report.unreadable:
+        advice.append("Give this user the right to read what is listed, or leave it out with an exclude rule.")
+    if short and not advice:
+        advice.append("Nothing: the backup is complete everywhere.")
+    if short:
+        advice.append(f"To get files back: `backupiq restore {short} --target DIR`")
+    return advice or ["Nothing was stored; run it without the dry run."]
 
 
 def contents_markdown(report: BackupReport) -> str:

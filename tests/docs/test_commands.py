@@ -43,7 +43,7 @@ RUN_ELSEWHERE: dict[str, Callable[..., None]] = {
     "docs/disaster-recovery.md": test_documents.test_the_commands_for_a_disaster_restore_the_files
 }
 """Pages whose `sh` blocks another test runs, on disks and passwords of its own."""
-WITH_ITS_OWN_TEST = ("README.md", "docs/destinations.md")
+WITH_ITS_OWN_TEST = ("README.md", "docs/destinations.md", "docs/tutorial.md")
 """Pages that need a home, servers and stand-ins; their tests are below."""
 ONLY_LOOKED_AT = {"docs/disaster-recovery.md": "needs another machine's package manager and a disk to mount"}
 """Pages whose `console` blocks change the machine."""
@@ -161,6 +161,26 @@ def test_the_commands_about_destinations_do_what_the_page_shows(backupiq: Backup
         outcomes = run_commands(listed, functions=WITH_A_CODE, env=env, cwd=tmp_path, stand_ins=stand_ins)
         check(outcomes, stand_ins, len(listed))
         assert s3.keys("anna-backup")[0] == "laptop/config"
+
+
+def test_the_commands_of_the_tutorial_do_what_it_shows(backupiq: BackupIQ, tmp_path: Path) -> None:
+    make_documents(backupiq.home / "Documents")
+    with Moto(tmp_path / "moto") as s3, Azurite(tmp_path / "azurite") as azure:
+        env = backupiq.environment(password=None, env=s3.environment | azure.environment)
+        env |= {"AWS_ENDPOINT_URL_S3": s3.url, "PROJECT": str(ROOT), "VENV": sys.prefix, "PYTHONPATH": str(ROOT)}
+        env |= {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", "TZ": "UTC"}
+        for name in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS"):
+            env.pop(name, None)
+        stand_ins = {"/home/anna": str(backupiq.home), "  laptop  ": f"  {socket.gethostname()}  "}
+        listed = commands("docs/tutorial.md")
+        check(
+            run_commands(listed, functions=FUNCTIONS, env=env, cwd=tmp_path, stand_ins=stand_ins),
+            stand_ins,
+            len(listed),
+        )
+        letters = backupiq.home / "Documents" / "letters"
+        assert (backupiq.home / "restored" / "landlord.txt").read_bytes() == (letters / "landlord.txt").read_bytes()
+        assert s3.keys("anna-backup") == azure.keys("anna-backup")
 
 
 def check(outcomes: Iterator[tuple[Command, Outcome]], stand_ins: dict[str, str], expected: int) -> None:

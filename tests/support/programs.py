@@ -37,6 +37,7 @@ DEBIAN_PACKAGES = {
     "npm": "npm",
     "git": "git",
     "pg_ctlcluster": "postgresql",
+    "chromium": "chromium",
     "promtool": "prometheus",
     "prometheus": "prometheus",
 }
