@@ -188,9 +188,18 @@ async def store_artifact(making: Any) -> None:
 def backup_markdown(report: BackupReport, where: str | None = None) -> str:
     """The summary of a backup as Markdown; ``where`` is the address of its run."""
     short = report.snapshot_id[:8] if report.snapshot_id else ""
+    lines = [f"# Snapshot `{short}`" if short else "# Snapshot none (dry run)", ""]
+    lines += [*_where_it_is(report), *_left_out(report)]
+    lags = tuple(f"{each['name']} is not up to date: " for each in report.destinations)  # told with the destination
+    told = [f"- {as_code(text)}" for text in report.warnings if not text.startswith(lags)]
+    if told:
+        lines += ["## What else there is to know", "", *told[:50], ""]
+    lines += ["## What to do", "", *(f"- {text}" for text in _advice(report, short)), ""]
+    return "\n".join([*lines, "## In figures", "", *_figures(report, where)])
+
+
+def _figures(report: BackupReport, where: str | None) -> list[str]:
     lines = [
-        f"# Snapshot `{short}`" if short else "# Snapshot none (dry run)",
-        "",
         "| | |",
         "|---|---|",
         f"| Paths | {', '.join(map(as_code, report.paths))} |",
@@ -202,14 +211,7 @@ def backup_markdown(report: BackupReport, where: str | None = None) -> str:
         f"| Taken over from an interrupted run | {human_bytes(report.bytes_resumed)} |",
         f"| Time | {report.seconds:.1f} s |",
     ]
-    if where is not None:
-        lines.append(f"| Run | [{where}]({where}) |")
-    lines += ["", *_where_it_is(report), *_left_out(report)]
-    lags = tuple(f"{each['name']} is not up to date: " for each in report.destinations)  # told with the destination
-    told = [f"- {as_code(text)}" for text in report.warnings if not text.startswith(lags)]
-    if told:
-        lines += ["## What else there is to know", "", *told[:50], ""]
-    return "\n".join([*lines, "## What to do", "", *(f"- {text}" for text in _advice(report, short))])
+    return [*lines, f"| Run | [{where}]({where}) |"] if where is not None else lines
 
 
 def _where_it_is(report: BackupReport) -> list[str]:
