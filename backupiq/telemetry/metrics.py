@@ -382,7 +382,7 @@ def _write(env: Mapping[str, str], add: Callable[[Figures], None], *, pushing: b
             figures.set("backupiq_build_info", 1.0, version=__version__)
             add(figures)
     except Exception as error:  # noqa: BLE001 - figures must not end the run that they tell of
-        log.warning("metrics.not_written", error=type(error).__name__)
+        log.warning("metrics.not_written", path=str(metrics_path(env)), error=str(error) or type(error).__name__)
         return
     if pushing:
         push(figures, env)

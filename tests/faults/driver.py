@@ -25,12 +25,14 @@ def serve() -> None:
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     for line in sys.stdin:
         command = json.loads(line)
+        before = dict(os.environ)
         os.environ.update(command["env"])
         os.seteuid(command["uid"])
         answers.write(json.dumps(answer(run, command["arguments"])) + "\n")
         os.seteuid(os.getuid())
-        for name in command["env"]:
+        for name in command["env"].keys() - before.keys():
             os.environ.pop(name, None)
+        os.environ.update({name: before[name] for name in command["env"].keys() & before.keys()})
         answers.flush()
 
 

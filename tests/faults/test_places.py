@@ -16,7 +16,7 @@ from tests.faults.conftest import Small
 from tests.faults.driver import Commands
 from tests.faults.support import Surroundings, hashes_below, locks_of, open_repository, pack_sizes
 from tests.support.compare import assert_same_tree
-from tests.support.programs import Completed, Restic
+from tests.support.programs import Completed, Restic, isolated_home
 from tests.unit.repository.repositories import PASSWORD
 
 NOBODY = 65534
@@ -24,6 +24,7 @@ NOBODY = 65534
 
 def assert_one_line(done: Completed, code: int, *words: str) -> None:
     assert done.returncode == code, done.stderr
+    assert len(done.stderr.splitlines()) == 1, done.stderr
     (line,) = done.stderr.splitlines()
     assert line.startswith("backupiq: ")
     for word in words:
@@ -63,11 +64,13 @@ def test_a_repository_of_an_unknown_version_is_left_alone(version: int, small: S
 # --- a repository that cannot be written -----------------------------------------------------------------------------
 
 
-def assert_only_reads(small: Small, commands: Commands, uid: int | None = None) -> None:
+def assert_only_reads(
+    small: Small, commands: Commands, uid: int | None = None, env: dict[str, str] | None = None
+) -> None:
     """Listings and a restore work without a lock and say so; a backup says what it lacks."""
     before = hashes_below(small.repo)
     for command, words in every_command(small).items():
-        done = commands.run(*words, password=PASSWORD, uid=uid)
+        done = commands.run(*words, password=PASSWORD, uid=uid, env=env)
         if command == "backup":
             assert_one_line(done, 1, str(small.repo), "Grant the rights")
         else:
@@ -97,6 +100,13 @@ def open_folder() -> Iterator[Path]:
         yield Path(name)
 
 
+def home_of_nobody(folder: Path) -> Path:
+    home = folder / "home"
+    home.mkdir(mode=0o700)
+    os.chown(home, NOBODY, NOBODY)
+    return home
+
+
 @pytest.fixture
 def warm(small: Small, commands: Commands) -> Commands:
     """The commands with everything imported: the interpreter's own files may be closed to other users."""
@@ -115,10 +125,9 @@ def test_a_repository_that_another_user_may_only_read_is_listed_and_restored(
         path.chmod(0o755 if path.is_dir() else 0o444)
     source = open_folder / "source"
     shutil.copytree(small.source, source, symlinks=True)
-    (open_folder / "home").mkdir(mode=0o777)
-    (open_folder / "home").chmod(0o777)
-    theirs = Small(open_folder / "home", open_folder / "repo", source, small.first, small.second)
-    assert_only_reads(theirs, warm, uid=NOBODY)
+    home = home_of_nobody(open_folder)
+    theirs = Small(home, open_folder / "repo", source, small.first, small.second)
+    assert_only_reads(theirs, warm, uid=NOBODY, env=isolated_home(home))
     restored = theirs.target / small.source.relative_to("/")
     assert (restored / "file-0").read_bytes() == (small.source / "file-0").read_bytes()
 
@@ -133,8 +142,9 @@ def test_a_destination_that_is_closed_to_this_user_is_said(
     place = open_folder / "place"
     place.mkdir(mode=0o755 if closed == "folder above it" else 0o700)
     repo = place / "new" if closed == "folder above it" else place
-    around = Surroundings.of(open_folder, but="nothing")
-    done = warm.run("backup", source, "--to", repo, "--quiet", password=PASSWORD, uid=NOBODY)
+    home = home_of_nobody(open_folder)
+    around = Surroundings.of(open_folder, but="home")
+    done = warm.run("backup", source, "--to", repo, "--quiet", password=PASSWORD, uid=NOBODY, env=isolated_home(home))
     assert_one_line(done, 1, str(repo), "Permission denied")
     around.assert_untouched()
 

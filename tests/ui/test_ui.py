@@ -19,8 +19,8 @@ import pytest
 from backupiq.profile import Profile
 from backupiq.profiles import profiles_dir, write_profile
 from tests.docs.documents import make_documents
-from tests.faults.support import locks_of, wait_for
-from tests.faults.worker_support import PASSWORD, Machine, machine_that_is_up
+from tests.faults.support import wait_for
+from tests.faults.worker_support import PASSWORD, Machine, films, machine_that_is_up
 from tests.support.programs import Restic, is_root, isolated_home, require
 from tests.support.servers.azurite import Azurite
 from tests.support.servers.moto import Moto
@@ -232,18 +232,28 @@ def test_a_backup_is_started_by_the_form_and_its_graph_log_and_summary_show(
     restic_old.run("check", "--read-data", repo=f"s3:{clouds.url}/anna-backup/laptop", password=PASSWORD)
 
 
-def test_a_run_that_is_cancelled_by_clicks_ends_cleanly(page: Page, machine: Machine, keep: Keep) -> None:
-    gate = machine.folder / "gate"
-    vault = machine.make_profile("films", source=machine.home / "Documents", gate=gate)
-    try:
-        run = start_by_form(page, machine, "films")
-        page.get_by_text("Running", exact=True).first.wait_for(timeout=RUN_MS)
-        page.get_by_role("button", name="Open menu").click()
-        page.get_by_role("menuitem", name="Cancel").click()
-        page.get_by_role("alertdialog").get_by_role("button", name="Cancel").last.click()
-        page.get_by_text("Cancelled", exact=True).first.wait_for(timeout=RUN_MS)
-        keep("run-cancelled")
-        machine.wait_for_state(run, "Cancelled")
-        wait_for(lambda: not locks_of(vault), "the lock to be given back")
-    finally:
-        gate.touch()
+def test_a_run_that_is_cancelled_by_clicks_in_the_midst_of_sending_ends_cleanly(
+    page: Page, machine: Machine, keep: Keep, clouds: Moto, restic_old: Restic
+) -> None:
+    place = "s3://anna-films/laptop"
+    machine.program("init", "--to", place, "--password-file", machine.home / "password")
+    make_profile(machine, "films", films(machine.home / "Films", 10), place, limit=100_000)  # five minutes of sending
+    run = start_by_form(page, machine, "films")
+    page.get_by_text("Running", exact=True).first.wait_for(timeout=RUN_MS)
+    tab(page, "Task Runs")
+    page.get_by_text("upload batch 1 to").first.wait_for(timeout=RUN_MS)
+    wait_for(lambda: below(clouds, "locks"), "the lock of the run")
+    page.get_by_role("button", name="Open menu").click()
+    page.get_by_role("menuitem", name="Cancel").click()
+    page.get_by_role("alertdialog").get_by_role("button", name="Cancel").last.click()
+    page.get_by_text("Cancelled", exact=True).first.wait_for(timeout=RUN_MS)
+    keep("run-cancelled")
+    machine.wait_for_state(run, "Cancelled")
+    assert below(clouds, "locks") == below(clouds, "snapshots") == []
+    assert clouds.unfinished("anna-films") == []
+    checked = restic_old.run("check", repo=f"s3:{clouds.url}/anna-films/laptop", password=PASSWORD)
+    assert "no errors were found" in checked.stdout
+
+
+def below(cloud: Moto, folder: str) -> list[str]:
+    return [key for key in cloud.keys("anna-films") if key.startswith(f"laptop/{folder}/")]
