@@ -249,7 +249,8 @@ def test_a_run_that_is_cancelled_by_clicks_in_the_midst_of_sending_ends_cleanly(
     page.get_by_text("Cancelled", exact=True).first.wait_for(timeout=RUN_MS)
     keep("run-cancelled")
     machine.wait_for_state(run, "Cancelled")
-    assert below(clouds, "locks") == below(clouds, "snapshots") == []
+    wait_for(lambda: not below(clouds, "locks"), "the lock to be given back")
+    assert below(clouds, "snapshots") == []
     assert clouds.unfinished("anna-films") == []
     checked = restic_old.run("check", repo=f"s3:{clouds.url}/anna-films/laptop", password=PASSWORD)
     assert "no errors were found" in checked.stdout
