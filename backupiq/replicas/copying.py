@@ -6,7 +6,6 @@ Nothing is removed, and nothing is stored whose bytes are not those that its nam
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import itertools
 import os
 import secrets
@@ -92,12 +91,8 @@ class Copier:
         at_once: int = AT_ONCE,
         progress: OnCopied | None = None,
         should_stop: Callable[[], bool] | None = None,
-        at_hand: Callable[[str], Path | None] | None = None,
     ) -> None:
-        """``spool`` is made (0700) when it is missing. ``at_hand`` gives a file of this machine that holds the object.
-
-        It is checked as every copy is, and stays where it is.
-        """
+        """``spool`` is made (0700) when it is missing."""
         self.report = CopyReport()
         self._providers = providers
         self._config_is_right = config_is_right
@@ -105,7 +100,6 @@ class Copier:
         self._at_once = at_once
         self._progress = progress
         self._should_stop = should_stop or _never
-        self._at_hand = at_hand or _nothing_at_hand
         self._health = ReplicaHealth(providers)
         self._in_a_row: dict[str, tuple[int, StorageError]] = {}
 
@@ -179,31 +173,28 @@ class Copier:
         path = self._spool / f"copy-{secrets.token_hex(8)}"
         try:
             try:
-                right, source, wrong = await self._fetch(open_targets, path)
+                source, wrong = await self._fetch(open_targets, path)
             except StorageError as error:
                 lost = isinstance(error, StorageCorruptError)
                 self.report.failures += [CopyFailure(action, error, lost=lost) for action in open_targets]
                 return
-            size = right.stat().st_size
+            size = path.stat().st_size
             wanting = [action for action in open_targets if action.target != source]
             planned = {action.target for action in actions}
             wanting += [_repair(open_targets[0], name, size) for name in wrong if name not in planned]
-            storing = (self._store(action, right, size) for action in wanting)
+            storing = (self._store(action, path, size) for action in wanting)
             for ended in await asyncio.gather(*storing, return_exceptions=True):  # the file is theirs until all have
                 if isinstance(ended, BaseException):
                     raise ended
         finally:
             path.unlink(missing_ok=True)
 
-    async def _fetch(self, actions: Sequence[CopyAction], path: Path) -> tuple[Path, str | None, list[str]]:
-        """A file with the right bytes of an object, the source it came from, and the sources that hold wrong ones.
+    async def _fetch(self, actions: Sequence[CopyAction], path: Path) -> tuple[str, list[str]]:
+        """Put the right bytes of an object into a file; the source they came from, and those that hold wrong ones.
 
         StorageError when none holds it right.
         """
         action = actions[0]
-        own = self._at_hand(action.key)
-        if own is not None and await asyncio.to_thread(self._file_is_right, action.key, own):
-            return own, None, []
         wrong: list[str] = []
         failures: list[StorageError] = []
         every = dict.fromkeys(source for each in actions for source in each.sources)
@@ -227,15 +218,8 @@ class Copier:
                 failures.append(error)
             else:
                 self._health.succeeded(source)
-                return path, source, wrong
+                return source, wrong
         raise _worst(action, wrong, failures)
-
-    def _file_is_right(self, key: str, path: Path) -> bool:
-        try:
-            with path.open("rb") as file:
-                return hashlib.file_digest(file, "sha256").hexdigest() == key[-64:] or self._is_right_config(key, path)
-        except OSError:  # it was there a moment ago; the replicas have it too
-            return False
 
     def _is_right_config(self, key: str, path: Path) -> bool:
         return key == CONFIG_KEY and self._config_is_right(path.read_bytes())
@@ -264,10 +248,6 @@ def _never() -> bool:
     return False
 
 
-def _nothing_at_hand(key: str) -> Path | None:
-    return None
-
-
 def _repair(action: CopyAction, replica: str, size: int) -> CopyAction:
     sources = tuple(name for name in action.sources if name != replica)
     return CopyAction(action.key, size, replica, sources, Reason.DAMAGED)
@@ -294,7 +274,6 @@ async def copy_objects(
     at_once: int = AT_ONCE,
     progress: OnCopied | None = None,
     should_stop: Callable[[], bool] | None = None,
-    at_hand: Callable[[str], Path | None] | None = None,
 ) -> CopyReport:
     """Do the actions of a plan once; see `Copier`."""
     copier = Copier(
@@ -304,7 +283,6 @@ async def copy_objects(
         at_once=at_once,
         progress=progress,
         should_stop=should_stop,
-        at_hand=at_hand,
     )
     await copier.copy(actions)
     return copier.report
@@ -333,7 +311,6 @@ async def catch_up(
     at_once: int = AT_ONCE,
     progress: OnCopied | None = None,
     should_stop: Callable[[], bool] | None = None,
-    at_hand: Callable[[str], Path | None] | None = None,
 ) -> CatchUpReport:
     """Bring one replica up to what all of ``providers`` (it is among them) hold: packs first, then what names them.
 
@@ -361,6 +338,5 @@ async def catch_up(
         at_once=at_once,
         progress=progress,
         should_stop=should_stop,
-        at_hand=at_hand,
     )
     return CatchUpReport(lagging, copied, unreachable)

@@ -245,23 +245,6 @@ async def test_copying_stops_when_it_is_told_to(
     assert len(objects(c)) == len(objects(original)) - 1
 
 
-@pytest.mark.parametrize("sound", [True, False])
-async def test_a_file_at_hand_is_used_when_it_is_right_and_never_when_it_is_not(
-    replicas: Replicas, folders: dict[str, Path], original: Path, spool: Path, tmp_path: Path, sound: bool
-) -> None:
-    c = list(folders.values())[2]
-    key = key_of(original, "data")
-    spoil(c, key, "missing")
-    own = tmp_path / "own"
-    own.write_bytes((original / key).read_bytes() if sound else b"something else")
-    report = await copied(await planned(replicas), replicas, original, spool, at_hand=lambda _: own)
-    assert report.failures == []
-    assert objects(c) == objects(original)
-    assert own.exists()
-    fetched = [key for provider in replicas.values() for call, key in provider.calls if call == "download"]
-    assert fetched == ([] if sound else [key])
-
-
 # --- catching up ---------------------------------------------------------------------------------------------------
 
 
