@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from backupiq.telemetry.redaction import names_a_secret
+from flows.environment import has_api
 
 STOP_SECONDS = 1.5
 LOOK_SECONDS = 0.05
@@ -42,6 +43,10 @@ class EmbeddedServer:
 
     def start(self) -> None:
         """Begin to start it, unless a Prefect API is configured."""
+        if not has_api(os.environ):
+            # Loading this asks the program `file` about the interpreter, which would inherit the environment.
+            with without_secrets():
+                import prefect._vendor.croniter  # noqa: F401
         self._thread = threading.Thread(target=self._start, name="backupiq-prefect", daemon=True)
         self._thread.start()
 

@@ -10,6 +10,7 @@ import base64
 import json
 import re
 import threading
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -89,12 +90,14 @@ class FileWatcher:
         self._thread.start()
 
     def _watch(self) -> None:
-        last = False
+        last, took = False, 0.0
         while not last:
-            last = self._ended.wait(0.05)
+            last = self._ended.wait(0.05 + took)  # the run that is watched needs the processor too
+            began = time.monotonic()
             for folder in self._folders:
                 for path in folder.rglob("*"):
                     self._look(path)
+            took = time.monotonic() - began
 
     def _look(self, path: Path) -> None:
         try:
